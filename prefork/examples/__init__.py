@@ -1,0 +1,1 @@
+"""Small handlers that the files in conf/ run."""

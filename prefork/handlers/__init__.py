@@ -1,0 +1,1 @@
+"""The kinds of work that a pool can run, one file each."""

@@ -1,0 +1,1 @@
+"""DOES: the parent process, its one loop and what it performs."""

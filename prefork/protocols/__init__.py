@@ -1,0 +1,1 @@
+"""Bytes <-> meaning: no sockets, no files, no clock."""

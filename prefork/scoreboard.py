@@ -1,0 +1,258 @@
+"""Shared memory that tells what every worker does: each row is written by its worker alone, and read by everyone.
+
+Nobody locks. A figure is one aligned machine word, so it is stored and loaded whole. The description of a
+request takes several words; it is kept twice, and a sequence number says which copy is the valid one. The writer
+fills the other copy and then moves the number on, so a writer killed at any instant leaves a whole record behind,
+and a reader that was overtaken sees the number move and reads again.
+
+    board:  header | row 0 | row 1 | …                     the header is the master's
+    row:    figures (8 words) | lane 0 | lane 1 | …        one lane per thread that runs handlers
+    lane:   sequence, requests, -, - | copy 0 | copy 1     copy: sequence, since, deadline, length, text
+
+Times are seconds of the monotonic clock, which all processes of a machine share; 0 means none.
+"""
+
+from __future__ import annotations
+
+import heapq
+import mmap
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+WORD = 8
+HEADER_WORDS = 8
+ROW_WORDS = 8
+LANE_WORDS = 4
+TEXT_SIZE = 214
+COPY = struct.Struct(f"@QddH{TEXT_SIZE}s")
+COPY_HEAD = struct.Struct("@Qd")
+LANE_SIZE = LANE_WORDS * WORD + 2 * COPY.size
+READ_TRIES = 64
+
+# Words of the header, of a row's figures and of a lane.
+WATCHED, USED = range(2)
+STATE, PID, CONNECTIONS, BUSY, SINCE, DEADLINE = range(6)
+SEQUENCE, REQUESTS = range(2)
+
+
+class State(IntEnum):
+    """What a row's worker says of itself."""
+
+    FREE = 0
+    STARTING = 1
+    READY = 2
+    DRAINING = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What one thread is doing: its text (``GET /path``, or the peer), since when, and its deadline (0: none)."""
+
+    what: str
+    since: float
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One row, read whole: the worker's figures, and the requests it is busy with.
+
+    ``since`` and ``deadline`` are those of the event loop's present turn; ``deadline`` is 0 while it waits.
+    """
+
+    state: State
+    pid: int
+    connections: int
+    requests: int
+    since: float
+    deadline: float
+    current: tuple[Request, ...]
+
+
+class Board:
+    """The rows of one pool's workers.
+
+    Args:
+        rows: how many workers can have a row at once. Only rows that are written take memory.
+        lanes: how many threads of one worker run handlers.
+
+    """
+
+    def __init__(self, rows: int, lanes: int) -> None:
+        assert LANE_SIZE % WORD == 0, f"a lane of {LANE_SIZE} bytes would misalign the words of the next one"
+        self.rows = rows
+        self.lanes = lanes
+        self._row_size = ROW_WORDS * WORD + lanes * LANE_SIZE
+        self.map = mmap.mmap(-1, HEADER_WORDS * WORD + rows * self._row_size)
+        self.words = memoryview(self.map).cast("Q")
+        self.times = memoryview(self.map).cast("d")
+        self._free = list(range(rows))
+
+    def claim(self) -> int:
+        """Return the number of the lowest free row, cleaned for a worker about to be born.
+
+        Raises IndexError when all are taken.
+        """
+        number = heapq.heappop(self._free)
+        start = self.row_at(number)
+        self.map[start : start + self._row_size] = bytes(self._row_size)
+        self.words[start // WORD + STATE] = State.STARTING
+        self.words[USED] = max(self.words[USED], number + 1)
+        return number
+
+    def release(self, number: int) -> None:
+        """Give back the row of a worker that is dead, so that nobody counts it any more."""
+        self.words[self.row_at(number) // WORD + STATE] = State.FREE
+        heapq.heappush(self._free, number)
+
+    def row(self, number: int) -> Row:
+        """Return the view of one row through which its worker writes."""
+        return Row(self, number)
+
+    def watch(self, watched: bool) -> None:
+        """Say whether the master looks here now and then; if not, who arms a deadline has to wake it."""
+        self.words[WATCHED] = watched
+
+    def read(self, number: int) -> Snapshot:
+        """Return what one row says, never half of it."""
+        first = self.row_at(number) // WORD
+        lanes = [self.lane_at(number, lane) for lane in range(self.lanes)]
+        return Snapshot(
+            state=State(self.words[first + STATE]),
+            pid=self.words[first + PID],
+            connections=self.words[first + CONNECTIONS],
+            requests=sum(self.words[lane // WORD + REQUESTS] for lane in lanes),
+            since=self.times[first + SINCE],
+            deadline=self.times[first + DEADLINE],
+            current=tuple(request for lane in lanes if (request := self._read_lane(lane)) is not None),
+        )
+
+    def row_at(self, number: int) -> int:
+        """Return the offset of a row in bytes."""
+        return HEADER_WORDS * WORD + number * self._row_size
+
+    def lane_at(self, number: int, lane: int) -> int:
+        """Return the offset of a row's lane in bytes."""
+        return self.row_at(number) + ROW_WORDS * WORD + lane * LANE_SIZE
+
+    def _read_lane(self, lane: int) -> Request | None:
+        for _ in range(READ_TRIES):
+            sequence = self.words[lane // WORD + SEQUENCE]
+            copy = COPY.unpack_from(self.map, copy_at(lane, sequence))
+            if self.words[lane // WORD + SEQUENCE] == sequence == copy[0]:
+                _, since, deadline, length, text = copy
+                return Request(text[:length].decode("latin-1"), since, deadline) if since else None
+        return None  # overtaken every time: requests come and go faster than they can be read, none is old
+
+
+class Row:
+    """One worker's own figures, for that worker to write.
+
+    Plain indexing throughout: these are stores on the path of every request.
+    """
+
+    def __init__(self, board: Board, number: int) -> None:
+        self._words = board.words
+        self._times = board.times
+        self._first = board.row_at(number) // WORD
+        self._stride = (board.row_at(1) - board.row_at(0)) // WORD
+        self.lanes = [Lane(board, board.lane_at(number, lane)) for lane in range(board.lanes)]
+
+    def set_state(self, state: State) -> None:
+        """Say what the worker is."""
+        self._words[self._first + STATE] = state
+
+    def set_pid(self, pid: int) -> None:
+        """Say which process this is."""
+        self._words[self._first + PID] = pid
+
+    def set_connections(self, count: int) -> None:
+        """Say how many connections the worker holds."""
+        self._words[self._first + CONNECTIONS] = count
+
+    def set_busy(self, busy: bool) -> None:
+        """Say whether the worker could not take one more request right now."""
+        self._words[self._first + BUSY] = busy
+
+    def turn(self, now: float, timeout: float) -> None:
+        """Say that the event loop has woken up and by when it must have come round (``timeout`` 0: whenever)."""
+        self._times[self._first + SINCE] = now
+        self._times[self._first + DEADLINE] = now + timeout if timeout else 0.0
+
+    def rest(self) -> None:
+        """Say that the event loop waits, or runs a handler, which has a deadline of its own."""
+        self._times[self._first + DEADLINE] = 0.0
+
+    def is_watched(self) -> bool:
+        """Return whether the master looks at the board now and then (see ``Board.watch``)."""
+        return self._words[WATCHED] != 0
+
+    def least_of_others(self) -> int | None:
+        """Return the smallest number of connections held by another worker that could take one now, if any."""
+        words, first = self._words, self._first
+        least = None
+        for other in range(HEADER_WORDS, HEADER_WORDS + words[USED] * self._stride, self._stride):
+            if other != first and words[other + STATE] == State.READY and not words[other + BUSY]:
+                count = words[other + CONNECTIONS]
+                if least is None or count < least:
+                    least = count
+        return least
+
+
+class Lane:
+    """What one thread of a worker is doing, for that thread to write."""
+
+    def __init__(self, board: Board, at: int) -> None:
+        self._map = board.map
+        self._words = board.words
+        self._sequence_at = at // WORD + SEQUENCE
+        self._requests_at = at // WORD + REQUESTS
+        self._copies = (copy_at(at, 0), copy_at(at, 1))
+        self._sequence = 0
+        self._what = b""
+        self._since = 0.0
+        self.deadline = 0.0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request runs on this lane."""
+        return self._since > 0.0
+
+    def begin(self, what: bytes, now: float, timeout: float) -> None:
+        """Say that a request begins; it has ``timeout`` seconds (0: as long as it likes)."""
+        self._what = what
+        self._since = now
+        self._write(now + timeout if timeout else 0.0)
+
+    def extend(self, deadline: float) -> None:
+        """Give the present request until ``deadline`` instead."""
+        self._write(deadline)
+
+    def end(self) -> None:
+        """Say that the request is done, and count it."""
+        sequence = self._sequence = self._sequence + 1
+        COPY_HEAD.pack_into(self._map, self._copies[sequence & 1], sequence, 0.0)
+        self._words[self._sequence_at] = sequence
+        self._words[self._requests_at] += 1
+        self._since = self.deadline = 0.0
+
+    def _write(self, deadline: float) -> None:
+        sequence = self._sequence = self._sequence + 1
+        what = self._what
+        COPY.pack_into(
+            self._map,
+            self._copies[sequence & 1],
+            sequence,
+            self._since,
+            deadline,
+            min(len(what), TEXT_SIZE),
+            what,
+        )
+        self._words[self._sequence_at] = sequence
+        self.deadline = deadline
+
+
+def copy_at(lane: int, sequence: int) -> int:
+    """Return the offset in bytes of the copy that is valid under a sequence number."""
+    return lane + LANE_WORDS * WORD + (sequence & 1) * COPY.size

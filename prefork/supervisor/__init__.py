@@ -1,0 +1,1 @@
+"""DECIDES: pure bookkeeping, (event, now) -> actions. Chance and time come in as arguments."""

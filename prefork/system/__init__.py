@@ -1,0 +1,1 @@
+"""Thin typed Unix: the only code that forks, execs, kills and waits."""

@@ -1,0 +1,1 @@
+"""The child process: from the fork to the exit."""

@@ -1,0 +1,123 @@
+"""What master and worker say to each other, over a pair of SOCK_SEQPACKET sockets: one packet, one message."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import socket
+from typing import TypeVar
+
+import msgspec
+
+# A packet longer than the kernel's buffer is refused whole; tracebacks are cut to fit (wmem_default is 208 KiB).
+MAX_PACKET = 65536
+MAX_TRACEBACK = 32768
+
+
+class Message(msgspec.Struct, frozen=True, tag=True):
+    """Anything said on the channel."""
+
+
+class Ready(Message, frozen=True):
+    """Worker: the handler is loaded, accepting begins."""
+
+
+class BootFailed(Message, frozen=True):
+    """Worker: the handler cannot be loaded, for this reason; the process ends now."""
+
+    reason: str
+    traceback: str = ""
+
+
+class Busy(Message, frozen=True):
+    """Worker: a deadline is armed and the master did not look at the scoreboard."""
+
+
+class Draining(Message, frozen=True):
+    """Worker: it has left the queue of its listeners; what is in flight is being finished."""
+
+
+class Drain(Message, frozen=True):
+    """Master: leave the queue, finish what is in flight within ``grace`` seconds, and exit.
+
+    With ``empty_queue`` nobody comes after this worker: what waits in the queue is accepted first.
+    """
+
+    grace: float
+    empty_queue: bool = False
+
+
+class Leave(Message, frozen=True):
+    """Master: exit at once, whatever is in flight."""
+
+
+class ReopenLogs(Message, frozen=True):
+    """Master: from now on write the log to the descriptor that comes with this message."""
+
+
+FromWorker = Ready | BootFailed | Busy | Draining
+FromMaster = Drain | Leave | ReopenLogs
+
+_from_worker = msgspec.msgpack.Decoder(FromWorker)
+_from_master = msgspec.msgpack.Decoder(FromMaster)
+_encoder = msgspec.msgpack.Encoder()
+T = TypeVar("T")
+
+
+class ProtocolError(Exception):
+    """A packet that is no message of this channel: the process at the other end is not in its right mind."""
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Return the master's end, non-blocking, and the worker's end, blocking."""
+    masters, workers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    masters.setblocking(False)
+    return masters, workers
+
+
+def send(channel: socket.socket, message: Message, descriptor: int | None = None) -> bool:
+    """Send one message, with a descriptor if given; return whether the other end was there and had room for it."""
+    ancillary = (
+        [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+    )
+    with contextlib.suppress(OSError):
+        channel.sendmsg([_encoder.encode(message)], ancillary, socket.MSG_NOSIGNAL)
+        return True
+    return False
+
+
+def receive_from_worker(channel: socket.socket) -> FromWorker | None:
+    """Return the next message, or None at the end of file.
+
+    Raises BlockingIOError when there is none yet, ProtocolError for rubbish.
+    """
+    try:
+        packet = channel.recv(MAX_PACKET)
+    except ConnectionError:
+        return None
+    return _decode(_from_worker, packet) if packet else None
+
+
+def receive_from_master(channel: socket.socket) -> tuple[FromMaster, int | None] | None:
+    """Return the next message and the descriptor that came with it; or None once the master is gone.
+
+    Raises ProtocolError for rubbish.
+    """
+    try:
+        packet, ancillary, _flags, _address = channel.recvmsg(MAX_PACKET, socket.CMSG_SPACE(4))
+    except OSError:
+        return None  # the handler closed the descriptor: whoever cannot hear the master is on its own
+    if not packet:
+        return None
+    descriptors = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+    return _decode(_from_master, packet), (descriptors[0] if descriptors else None)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[T], packet: bytes) -> T:
+    try:
+        return decoder.decode(packet)
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"expected a message, found {packet[:40]!r}") from error

@@ -1,0 +1,127 @@
+"""What the master wants of this worker, heard by a thread of its own so that a busy handler does not delay it."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from prefork.handlers.context import Worker
+from prefork.worker import channel
+from prefork.worker.channel import Busy, Drain, Draining, Leave, Message, Ready
+
+# After the master's death a worker whose handler is stuck has this long to empty the queue before it is shut.
+ORPHANS_QUEUE = 0.5
+# How long after its deadline a worker ends itself. A living master has done so by then.
+OVERTIME = 1.0
+READ_SIZE = 4096
+
+
+class Orders:
+    """The worker's end of the channel.
+
+    Attributes:
+        wake_fd: readable, and so for good, from the moment the worker has to drain; for the loop's epoll.
+        drain_by: when the drain must be over, in seconds of the monotonic clock; None while there is none.
+        empty_queue: whether the drain has to accept all that waits in the listeners' queues first.
+
+    """
+
+    def __init__(
+        self,
+        end: socket.socket,
+        worker: Worker,
+        listeners: Sequence[socket.socket],
+        grace: float,
+        reopen_log: Callable[[int], None],
+    ) -> None:
+        self.wake_fd, self._wake = os.pipe()
+        self.drain_by: float | None = None
+        self.empty_queue = False
+        self._end = end
+        self._worker = worker
+        self._listeners = listeners
+        self._grace = grace
+        self._reopen_log = reopen_log
+        self._left_queue = threading.Event()
+        self._signals, signalled = os.pipe()
+        os.set_blocking(signalled, False)
+        # The descriptor is written by the C part of the signal handler, so even a handler that never
+        # returns to the interpreter's main loop does not delay a TERM.
+        signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
+
+    def listen(self) -> None:
+        """Begin to hear the master and this process's signals."""
+        threading.Thread(target=self._hear, name="prefork-orders", daemon=True).start()
+
+    def say(self, message: Message) -> None:
+        """Tell the master something; it may be gone, which this end hears of by itself."""
+        channel.send(self._end, message)
+
+    def say_ready(self) -> None:
+        """Tell the master that the handler is loaded and accepting begins."""
+        self.say(Ready())
+
+    def leave_queue(self) -> None:
+        """Tell the master that this worker accepts no more: its listeners are closed."""
+        self._left_queue.set()
+        self.say(Draining())
+
+    def wake_master(self) -> None:
+        """Tell the master that a deadline is armed; only needed while the board is not watched."""
+        self.say(Busy())
+
+    def drain(self, grace: float | None = None, empty_queue: bool = False) -> None:
+        """Begin to drain. Later orders can only make it stricter; ``grace`` is the pool's unless given."""
+        by = time.monotonic() + (self._grace if grace is None else grace)
+        self.drain_by = by if self.drain_by is None else min(by, self.drain_by)
+        self.empty_queue = self.empty_queue or empty_queue
+        self._worker.stopping.set()
+        os.write(self._wake, b"!")
+
+    def _hear(self) -> None:
+        poll = select.poll()
+        poll.register(self._end.fileno(), select.POLLIN)
+        poll.register(self._signals, select.POLLIN)
+        while True:
+            ready = [descriptor for descriptor, _ in poll.poll()]
+            if self._signals in ready and signal.SIGTERM in os.read(self._signals, READ_SIZE):
+                self.drain()
+            if ready != [self._signals] and not self._hear_master():
+                break
+        self._survive_master()
+
+    def _hear_master(self) -> bool:
+        received = channel.receive_from_master(self._end)
+        if received is None:
+            return False
+        message, descriptor = received
+        if isinstance(message, Drain):
+            self.drain(message.grace, message.empty_queue)
+        elif isinstance(message, Leave):
+            os._exit(0)
+        elif descriptor is not None:
+            self._reopen_log(descriptor)
+        return True
+
+    def _survive_master(self) -> None:
+        """Finish what is in flight, on time, without anybody who would enforce it."""
+        self.drain(empty_queue=True)
+        if not self._left_queue.wait(ORPHANS_QUEUE):
+            for listener in self._listeners:
+                _shut(listener)
+        assert self.drain_by is not None
+        time.sleep(max(0.0, self.drain_by - time.monotonic()) + OVERTIME)
+        os._exit(1)
+
+
+def _shut(listener: socket.socket) -> None:
+    """Stop a listener for every process that shares it, so that clients are refused and the port is free."""
+    try:
+        listener.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return  # closed meanwhile by the loop, or shut by a sibling
