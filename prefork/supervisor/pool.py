@@ -1,0 +1,329 @@
+"""One pool: keeps its wanted number of workers alive, and replaces one generation of them by the next.
+
+A new generation is on trial first: a batch of its workers starts beside the old ones, and nothing else changes. Once
+one of them is ready it has passed; the server then commits it in all pools at once, or abandons it in all of them.
+After the commit old workers retire as new ones get ready, so that the number of ready workers never falls below the
+wanted one.
+
+Deaths before Ready, or soon after, delay the next spawn of the pool by BACKOFF * 1.5**n with jitter, up to
+BACKOFF_LIMIT; while that lasts one worker at a time is tried. Ready ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from prefork.config.schema import Pool
+from prefork.supervisor.actions import Action, ShutDoors, Spawn, Tell
+from prefork.supervisor.worker import Input, Life, Retirement, State
+from prefork.units import Address
+
+BACKOFF = 0.5
+BACKOFF_FACTOR = 1.5
+BACKOFF_LIMIT = 30.0
+# A worker that died sooner after it was ready did not have a good life.
+GOOD_LIFE = 1.0
+# Between the last SYN that was let in and the closing of a listener: time for handshakes that are under way.
+SETTLE = 0.1
+
+
+class Verdict(Enum):
+    """What a trial has shown so far."""
+
+    PENDING = auto()
+    PASSED = auto()
+    FAILED = auto()
+
+
+@dataclass(slots=True)
+class Trial:
+    """A generation that does not count yet; ``failure`` is how its latest worker failed, with the traceback."""
+
+    settings: Pool
+    generation: int
+    begun: bool = False
+    failure: tuple[str, str] = ("no worker could be started", "")
+
+
+@dataclass(slots=True)
+class Closing:
+    """The end of a pool: its doors are shut at one time, and its workers drain at a later one."""
+
+    why: str
+    kept: frozenset[Address]
+    doors_at: float
+    drain_at: float | None = None
+    drained: bool = False
+
+
+class Keeper:
+    """The bookkeeping of one pool.
+
+    Attributes:
+        settings: the pool's configuration that counts; None until its first generation has passed its trial.
+        generation: the newest one that counts.
+        wanted: how many workers there shall be.
+        degraded: why fewer workers than wanted are ready, if it is for their failing.
+        restarts: how many workers ended unasked.
+
+    """
+
+    def __init__(self, name: str, births: Iterator[int], chance: Callable[[], float]) -> None:
+        self.name = name
+        self.settings: Pool | None = None
+        self.generation = 0
+        self.wanted = 0
+        self.trial: Trial | None = None
+        self.lives: dict[int, Life] = {}
+        self.degraded: str | None = None
+        self.restarts = 0
+        self.resting = False
+        self.closing: Closing | None = None
+        self._births = births
+        self._chance = chance
+        self._failures = 0
+        self._not_before = 0.0
+        self._spawn_at: float | None = None
+        self._retire_from = 0.0
+        self._leaving: frozenset[Address] = frozenset()
+
+    # What the server decides.
+
+    def try_generation(self, settings: Pool, generation: int) -> None:
+        """Begin the trial of a generation."""
+        self.trial = Trial(settings, generation)
+
+    def verdict(self) -> Verdict:
+        """Return what the trial has shown; a pool without one has nothing against the generation."""
+        if self.trial is None:
+            return Verdict.PASSED
+        workers = self._of(self.trial.generation)
+        if any(life.state is State.READY for life in workers):
+            return Verdict.PASSED
+        return Verdict.PENDING if workers or not self.trial.begun else Verdict.FAILED
+
+    def commit(self, kept: frozenset[Address], now: float) -> list[Action]:
+        """Let the generation on trial count. ``kept`` are the addresses that the new configuration has."""
+        assert self.trial is not None
+        old, new = self.settings, self.trial.settings
+        if old is None or old.workers != new.workers:
+            self.wanted = new.workers
+        self.settings, self.generation, self.trial = new, self.trial.generation, None
+        self.resting, self.degraded = False, None
+        self._failures, self._not_before = 0, 0.0
+        return self._leave_addresses(addresses_of(old) - kept, now)
+
+    def abandon(self, why: str, now: float) -> list[Action]:
+        """Retire the workers of the generation on trial."""
+        if self.trial is None:
+            return []
+        workers, self.trial = self._of(self.trial.generation), None
+        return [action for life in workers for action in self._retire(life, why, now)]
+
+    def close(self, why: str, now: float, delay: float = 0.0, kept: frozenset[Address] = frozenset()) -> None:
+        """End the pool: go on for ``delay`` seconds, then shut its doors, empty its queue and drain.
+
+        ``kept`` are addresses that stay open, because another pool listens there.
+        """
+        if self.closing is not None:
+            return
+        if self.settings is None and self.trial is not None:
+            self.settings, self.generation, self.trial = self.trial.settings, self.trial.generation, None
+        self.closing = Closing(why, kept, now + delay)
+
+    def quit(self, why: str, now: float) -> list[Action]:
+        """End the pool at once."""
+        self.closing = Closing(why, frozenset(), now, now, drained=True)
+        return [action for life in self.lives.values() for action in life.handle(Input.QUIT, why, now)]
+
+    # What the server asks.
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a closed pool has nobody left."""
+        return self.closing is not None and self.closing.drained and not self.lives
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether nobody of an older generation is left."""
+        return all(life.generation >= self.generation for life in self.lives.values())
+
+    @property
+    def ready(self) -> int:
+        """How many workers serve."""
+        return sum(life.state is State.READY for life in self.lives.values())
+
+    def addresses(self) -> frozenset[Address]:
+        """Return the addresses that have to stay open for this pool."""
+        trial = addresses_of(self.trial.settings if self.trial else None)
+        if self.closing and self._queue_is_left():
+            return trial
+        return addresses_of(self.settings) | trial | self._leaving
+
+    def next_deadline(self) -> float | None:
+        """Return when something is due that is not a worker's own deadline."""
+        if self.closing:
+            due = self.closing.doors_at if self.closing.drain_at is None else self.closing.drain_at
+            return None if self.closing.drained else due
+        waits = [self._retire_from] if self._retire_from and self._old() else []
+        if self._spawn_at is not None:
+            waits.append(self._spawn_at)
+        return min(waits, default=None)
+
+    # What happens.
+
+    def note_ready(self, life: Life) -> list[Action]:
+        """Take notice of a worker that has got ready."""
+        if life.generation == self.generation:
+            self._failures, self._not_before, self.degraded = 0, 0.0, None
+        count = sum(other.state is State.READY for other in self._of(life.generation))
+        wanted = self.trial.settings.workers if self.trial else self.wanted
+        return [
+            Tell("debug", f"{self.name}: {count} of {wanted} workers of generation {life.generation} ready")
+        ]
+
+    def note_gone(self, life: Life, now: float) -> list[Action]:
+        """Take notice of a worker that is gone, and of what that says about the pool."""
+        del self.lives[life.birth]
+        if life.asked:
+            return []
+        if self.trial and life.generation == self.trial.generation:
+            self.trial.failure = (life.failure or "it died", life.traceback)
+            return []
+        self.restarts += 1
+        if life.ready_at is None:
+            return self._back_off(life.failure or "it died", now)
+        if now - life.ready_at < GOOD_LIFE:
+            return self._back_off(f"{life.name} died right after it was ready", now)
+        return []
+
+    def converge(self, now: float) -> list[Action]:
+        """Return the next steps towards what is wanted."""
+        if self.closing and now >= self.closing.doors_at:
+            return self._close_on(self.closing, now)
+        actions = self._start_trial()
+        if self.settings is not None:
+            actions += self._retire_old(now) + self._retire_excess(now) + self._spawn_missing(now)
+        return actions
+
+    # How.
+
+    def _of(self, generation: int) -> list[Life]:
+        return [life for life in self.lives.values() if life.generation == generation and life.counts]
+
+    def _old(self) -> list[Life]:
+        return [life for life in self.lives.values() if life.generation < self.generation and life.counts]
+
+    def _target(self) -> int:
+        return 0 if self.resting else self.wanted
+
+    def _missing(self) -> int:
+        return max(0, self._target() - len(self._of(self.generation)))
+
+    def _is_probing(self) -> bool:
+        return any(life.is_starting for life in self._of(self.generation))
+
+    def _start_trial(self) -> list[Action]:
+        if self.trial is None or self.trial.begun:
+            return []
+        self.trial.begun = True
+        settings = self.trial.settings
+        batch = settings.workers if self.settings is None else settings.surge.of(settings.workers)
+        return [self._spawn(settings, self.trial.generation) for _ in range(min(batch, settings.workers))]
+
+    def _spawn_missing(self, now: float) -> list[Action]:
+        assert self.settings is not None
+        count = self._missing()
+        old = len(self._old())
+        if old:
+            surge = self.settings.surge.of(self._target())
+            count = min(count, self._target() + surge - len(self._of(self.generation)) - old)
+        self._spawn_at = None
+        if self._failures and count > 0:
+            count = 0 if self._is_probing() else 1
+            if count and now < self._not_before:
+                count, self._spawn_at = 0, self._not_before
+        return [self._spawn(self.settings, self.generation) for _ in range(count)]
+
+    def _spawn(self, settings: Pool, generation: int) -> Spawn:
+        taken = {life.slot for life in self._of(generation)}
+        slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
+        life = Life(next(self._births), settings, slot, generation)
+        self.lives[life.birth] = life
+        return Spawn(life.birth, settings, slot, generation)
+
+    def _retire_old(self, now: float) -> list[Action]:
+        """Retire old workers that are not ready, and as many ready ones as can be spared."""
+        if now < self._retire_from:
+            return []
+        why = f"replaced by generation {self.generation}"
+        old = sorted(self._old(), key=lambda life: (not life.is_starting, life.generation, life.slot))
+        unready = sum(life.is_starting for life in old)
+        ready_new = sum(life.state is State.READY for life in self._of(self.generation))
+        spare = max(0, ready_new + len(old) - unready - self._target())
+        leavers = old[: unready + spare]
+        return [
+            action
+            for life in leavers
+            for action in self._retire(life, why, now, empty_queue=bool(self._leaving))
+        ]
+
+    def _retire_excess(self, now: float) -> list[Action]:
+        workers = sorted(self._of(self.generation), key=lambda life: (life.is_starting, life.slot))
+        why = "drained on request" if self.resting else "scaled down"
+        return [action for life in workers[self._target() :] for action in self._retire(life, why, now)]
+
+    def _retire(self, life: Life, why: str, now: float, empty_queue: bool = False) -> list[Action]:
+        return life.handle(Input.RETIRE, Retirement(why, empty_queue, life.pool.graceful_timeout), now)
+
+    def _back_off(self, reason: str, now: float) -> list[Action]:
+        self.degraded = reason
+        if now < self._not_before:
+            return []  # workers that were tried together fail together: that is one failure
+        delay = min(BACKOFF * BACKOFF_FACTOR**self._failures, BACKOFF_LIMIT) * (0.75 + self._chance() / 2)
+        self._failures += 1
+        self._not_before = now + delay
+        return [Tell("error", f"{self.name}: {reason}; the next try is in {delay:.1f} s")]
+
+    def _leave_addresses(self, lost: frozenset[Address], now: float) -> list[Action]:
+        self._leaving = lost
+        self._retire_from = now + SETTLE if lost else 0.0
+        return [ShutDoors(lost)] if lost else []
+
+    def _close_on(self, closing: Closing, now: float) -> list[Action]:
+        """Shut the doors, then, once handshakes under way have settled, let everybody empty the queue and go."""
+        actions: list[Action] = []
+        if closing.drain_at is None:
+            closing.drain_at = now + SETTLE
+            actions.append(ShutDoors(addresses_of(self.settings) - closing.kept))
+        if now >= closing.drain_at and not closing.drained:
+            closing.drained = True
+            for life in list(self.lives.values()):
+                actions += self._retire(life, closing.why, now, empty_queue=True)
+        return actions
+
+    def _queue_is_left(self) -> bool:
+        """Tell whether somebody has found the queue empty after the doors were shut, or nobody is left to look."""
+        if self.closing is None or not self.closing.drained:
+            return False
+        emptiers = [
+            life
+            for life in self.lives.values()
+            if life.why == self.closing.why and life.state is State.DRAINING
+        ]
+        return not emptiers or any(life.left_queue for life in emptiers)
+
+    def settle_listeners(self) -> None:
+        """Forget addresses that were taken from the pool, once nobody of an older generation can accept there."""
+        if self._leaving and all(
+            life.left_queue for life in self.lives.values() if life.generation < self.generation
+        ):
+            self._leaving = frozenset()
+            self._retire_from = 0.0
+
+
+def addresses_of(settings: Pool | None) -> frozenset[Address]:
+    """Return where a pool listens."""
+    return frozenset(listen.address for listen in settings.listen) if settings else frozenset()

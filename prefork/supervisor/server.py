@@ -1,0 +1,357 @@
+"""All pools together: boot, run, reload, stop. The supervisor is told events and answers with actions; it has no effects.
+
+Time is an argument and never goes back; it does not count while the machine, or the master, did not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from itertools import count
+
+from prefork.config.schema import Config
+from prefork.supervisor import events
+from prefork.supervisor.actions import (
+    Action,
+    Adopt,
+    End,
+    EndRollout,
+    KeepListeners,
+    Look,
+    Tell,
+    Watch,
+)
+from prefork.supervisor.events import Event, Pulse, WorkerEvent
+from prefork.supervisor.pool import Keeper, Verdict, addresses_of
+from prefork.supervisor.worker import Input, Life, State
+from prefork.units import Address
+
+# While any deadline is armed nobody sleeps longer than this, so that a machine that stands still is noticed.
+LONGEST_SLEEP = 1.0
+MAX_WORKERS = 1000
+
+
+class Phase(Enum):
+    """What the server as a whole is doing; the values are what people read."""
+
+    BOOTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+
+
+class Supervisor:
+    """Decides for all pools.
+
+    Args:
+        chance: returns a random number in [0, 1), for jitter.
+
+    """
+
+    def __init__(self, chance: Callable[[], float]) -> None:
+        self.phase = Phase.BOOTING
+        self.generation = 0
+        self.keepers: dict[str, Keeper] = {}
+        self.departing: list[Keeper] = []
+        self._chance = chance
+        self._births = count(1)
+        self._now = 0.0
+        self._candidate: Config | None = None
+        self._pending: Config | None = None
+        self._rolling = False
+        self._kept: frozenset[Address] | None = None
+        self._end: End | None = None
+        self._ended = False
+        self._look_at: float | None = None
+        self._quiet_looks = 0
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Return what is to be done about an event, in order."""
+        self._now = now
+        return [*self._take(event, now), *self._advance(now)]
+
+    def next_deadline(self) -> float | None:
+        """Return when ``Tick`` is due if nothing else happens before; None if only events matter."""
+        lives = [life.deadline for life in self._lives() if life.deadline is not None]
+        if lives:
+            lives.append(self._now + LONGEST_SLEEP)
+        pools = [due for keeper in self._all() if (due := keeper.next_deadline()) is not None]
+        looks = [self._look_at] if self._look_at is not None else []
+        return min([*lives, *pools, *looks], default=None)
+
+    @property
+    def is_reloading(self) -> bool:
+        """Whether a rollout is under way."""
+        return self._rolling and self.phase is Phase.RUNNING
+
+    def life(self, birth: int) -> Life | None:
+        """Return what is known of a worker, if it is still alive."""
+        return next((keeper.lives[birth] for keeper in self._all() if birth in keeper.lives), None)
+
+    def _all(self) -> list[Keeper]:
+        return [*self.keepers.values(), *self.departing]
+
+    def _lives(self) -> list[Life]:
+        return [life for keeper in self._all() for life in keeper.lives.values()]
+
+    # Events, one by one.
+
+    def _take(self, event: Event, now: float) -> list[Action]:
+        match event:
+            case events.Tick():
+                return []
+            case events.Busy():
+                return self._wake_up()
+            case events.Looked(pulses):
+                return self._take_pulses(pulses, now)
+            case events.Stop(at_once):
+                return self._stop(at_once, now)
+            case events.Boot(config) | events.Reload(config):
+                return self._reload(config, now)
+            case events.Rest():
+                return self._rest()
+            case events.Shift(by):
+                return self._shift(by)
+            case events.Scale(pool, workers):
+                return self._scale(self.keepers[pool], workers)
+            case _:
+                return self._take_worker_event(event, now)
+
+    def _take_worker_event(self, event: WorkerEvent, now: float) -> list[Action]:
+        life = self.life(event.birth)
+        if life is None:
+            return []
+        kind, detail = _input(event)
+        return self._step(life, kind, detail, now)
+
+    def _step(self, life: Life, kind: Input, detail: object, now: float) -> list[Action]:
+        was = life.state
+        actions = life.handle(kind, detail, now)
+        keeper = next(keeper for keeper in self._all() if life.birth in keeper.lives)
+        if life.state is State.READY and was is State.STARTING:
+            actions += keeper.note_ready(life)
+        if life.state is State.GONE:
+            actions += keeper.note_gone(life, now)
+        return actions
+
+    def _rest(self) -> list[Action]:
+        if self.phase is not Phase.RUNNING:
+            return []
+        for keeper in self.keepers.values():
+            keeper.resting = True
+        return [Tell("info", "draining all workers; a reload brings them back")]
+
+    def _shift(self, by: int) -> list[Action]:
+        keeper = next(iter(self.keepers.values()), None)
+        if keeper is None or keeper.settings is None:
+            return []
+        return self._scale(keeper, keeper.wanted + by)
+
+    def _scale(self, keeper: Keeper, workers: int) -> list[Action]:
+        if self.phase is not Phase.RUNNING or not 1 <= workers <= MAX_WORKERS:
+            return [Tell("warning", f"{keeper.name}: stays at {keeper.wanted} workers")]
+        keeper.wanted = workers
+        return [Tell("info", f"{keeper.name}: {workers} workers wanted")]
+
+    # Rollouts.
+
+    def _reload(self, config: Config, now: float) -> list[Action]:
+        if self.phase is Phase.STOPPING:
+            return [EndRollout(self.generation, "the server is stopping")]
+        if self.phase is Phase.BOOTING and self._candidate is not None:
+            self._pending = config
+            return [Tell("info", "the reload waits for the first generation to get ready")]
+        actions = self._abandon(f"superseded by generation {self.generation + 1}", now)
+        self.generation += 1
+        self._candidate, self._rolling = config, True
+        for name, settings in config.pools.items():
+            keeper = self.keepers.setdefault(name, Keeper(name, self._births, self._chance))
+            keeper.try_generation(settings, self.generation)
+        return [*actions, Tell("info", f"rolling out generation {self.generation}")]
+
+    def _abandon(self, why: str, now: float) -> list[Action]:
+        self._candidate = None
+        return [action for keeper in self._all() for action in keeper.abandon(why, now)]
+
+    def _judge(self, now: float) -> list[Action]:
+        """Commit or give up the generation on trial, once all pools have shown what it is worth."""
+        if self._candidate is None:
+            return []
+        verdicts = {keeper.name: keeper.verdict() for keeper in self.keepers.values()}
+        failed = [name for name, verdict in verdicts.items() if verdict is Verdict.FAILED]
+        if failed:
+            return self._fail(self.keepers[failed[0]], now)
+        if Verdict.PENDING in verdicts.values():
+            return []
+        return self._commit(self._candidate, now)
+
+    def _commit(self, config: Config, now: float) -> list[Action]:
+        kept = frozenset(address for pool in config.pools.values() for address in addresses_of(pool))
+        actions: list[Action] = [Adopt(config, self.generation)]
+        for name in [name for name in self.keepers if name not in config.pools]:
+            self.departing.append(self.keepers.pop(name))
+            self.departing[-1].close("the pool was removed", now, kept=kept)
+        self.keepers = {name: self.keepers[name] for name in config.pools}
+        for keeper in self.keepers.values():
+            actions += keeper.commit(kept, now)
+        self._candidate, self.phase = None, Phase.RUNNING
+        if self._pending is not None:
+            config, self._pending = self._pending, None
+            actions += self._reload(config, now)
+        return actions
+
+    def _fail(self, keeper: Keeper, now: float) -> list[Action]:
+        assert keeper.trial is not None
+        failure, traceback = keeper.trial.failure
+        reason = f"pool {keeper.name}: no worker of generation {self.generation} got ready: {failure}"
+        if self.phase is Phase.BOOTING:
+            self._end = End(4, f"[pool.{keeper.name}] {failure}", traceback)
+            return self._quit("another pool could not boot", now)
+        self._rolling = False
+        actions = self._abandon(f"generation {self.generation} was given up", now)
+        return [*actions, EndRollout(self.generation, reason, traceback)]
+
+    # Stopping.
+
+    def _stop(self, at_once: bool, now: float) -> list[Action]:
+        if self.phase is Phase.STOPPING or at_once:
+            return self._quit("stopped at once", now)
+        ended = self._end_rollout()
+        if self.phase is Phase.RUNNING:
+            ended += self._abandon("stopped", now)
+        self.phase = Phase.STOPPING
+        for keeper in self._all():
+            delay = keeper.settings.drain_delay if keeper.settings else 0.0
+            keeper.close("stopped", now, delay)
+        return [Tell("info", "stopping: requests in flight are finished"), *ended]
+
+    def _quit(self, why: str, now: float) -> list[Action]:
+        actions = [*self._end_rollout(), *self._abandon(why, now)]
+        self.phase = Phase.STOPPING
+        for keeper in self._all():
+            actions += keeper.quit(why, now)
+        return [Tell("info", "stopping at once"), *actions]
+
+    def _end_rollout(self) -> list[Action]:
+        """Nothing is on trial any more, and no rollout will be finished: the server stops."""
+        self._candidate = self._pending = None
+        rolling, self._rolling = self._rolling, False
+        return [EndRollout(self.generation, "the server is stopping")] if rolling else []
+
+    # The scoreboard.
+
+    def _wake_up(self) -> list[Action]:
+        self._quiet_looks = 0
+        if self._look_at is None:
+            self._look_at = self._now
+        return [Watch(True)]
+
+    def _take_pulses(self, pulses: tuple[Pulse, ...], now: float) -> list[Action]:
+        actions: list[Action] = []
+        for pulse in pulses:
+            life = self.life(pulse.birth)
+            if life is not None and now >= pulse.deadline:
+                actions += self._step(life, Input.OVERDUE, pulse, now)
+        if pulses:
+            self._quiet_looks = 0
+            ahead = [pulse.deadline for pulse in pulses if pulse.deadline > now]
+            self._look_at = min([now + self._look_interval(), *ahead])
+            return actions
+        return actions + self._doze_off(now)
+
+    def _doze_off(self, now: float) -> list[Action]:
+        """Stop looking after two looks at an idle board.
+
+        Workers wake us from the first one on; the second sees what was armed before they could know.
+        """
+        self._quiet_looks += 1
+        if self._quiet_looks > 1:
+            self._look_at = None
+            return []
+        self._look_at = now + self._look_interval()
+        return [Watch(False)]
+
+    def _look_interval(self) -> float:
+        clocks = [
+            clock
+            for keeper in self._all()
+            if keeper.settings
+            for clock in (keeper.settings.stall_timeout, keeper.settings.request_timeout)
+            if clock
+        ]
+        return min([LONGEST_SLEEP, *(clock / 4 for clock in clocks)])
+
+    # What follows from all that.
+
+    def _advance(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        for life in list(self._lives()):
+            if life.deadline is not None and now >= life.deadline:
+                actions += self._step(life, Input.DEADLINE, None, now)
+        actions += self._judge(now)
+        for keeper in self._all():
+            actions += keeper.converge(now)
+            keeper.settle_listeners()
+        if self._look_at is not None and now >= self._look_at:
+            self._look_at = now + self._look_interval()
+            actions.append(Look())
+        return [*actions, *self._bury_pools(), *self._keep_listeners(), *self._finish()]
+
+    def _bury_pools(self) -> list[Action]:
+        if self.phase is Phase.STOPPING:
+            return []
+        over = [keeper for keeper in self.departing if keeper.is_over]
+        self.departing = [keeper for keeper in self.departing if not keeper.is_over]
+        self.keepers = {
+            name: keeper for name, keeper in self.keepers.items() if not self._is_stillborn(keeper)
+        }
+        return [Tell("info", f"pool {keeper.name} is gone") for keeper in over]
+
+    def _is_stillborn(self, keeper: Keeper) -> bool:
+        return keeper.settings is None and keeper.trial is None and not keeper.lives
+
+    def _keep_listeners(self) -> list[Action]:
+        kept = frozenset(address for keeper in self._all() for address in keeper.addresses())
+        if kept == self._kept:
+            return []
+        self._kept = kept
+        return [KeepListeners(kept)]
+
+    def _finish(self) -> list[Action]:
+        if self.phase is Phase.STOPPING:
+            return self._finish_stop()
+        replaced = all(keeper.is_replaced for keeper in self.keepers.values()) and not self.departing
+        if self._rolling and self._candidate is None and replaced:
+            self._rolling = False
+            return [EndRollout(self.generation)]
+        return []
+
+    def _finish_stop(self) -> list[Action]:
+        if self._ended or not all(keeper.is_over for keeper in self._all()):
+            return []
+        self._ended = True
+        return [self._end or End(0)]
+
+
+def _input(event: WorkerEvent) -> tuple[Input, object]:
+    """Return what an event is to the life of its worker."""
+    match event:
+        case events.Spawned(_, pid):
+            return Input.SPAWNED, pid
+        case events.SpawnFailed(_, reason):
+            return Input.SPAWN_FAILED, reason
+        case events.BootFailed(_, reason, traceback):
+            return Input.BOOT_FAILED, (reason, traceback)
+        case events.Exited(_, how):
+            return Input.EXITED, how
+        case _:
+            return _PLAIN[type(event)], None
+
+
+_PLAIN: dict[type[WorkerEvent], Input] = {
+    events.Ready: Input.READY,
+    events.LeftQueue: Input.LEFT_QUEUE,
+    events.ChannelLost: Input.CHANNEL_LOST,
+    events.StacksRead: Input.STACKS,
+    events.Halted: Input.HALTED,
+    events.Continued: Input.CONTINUED,
+}

@@ -1,0 +1,411 @@
+"""One worker's life, from the wish to fork it to its death: the states, and a total table of what happens in each.
+
+    FORKING --spawned--> STARTING --ready--> READY --retire--> DRAINING --exited--> GONE
+                            |                  |                  |
+                            |  a clock strikes, or it is told to leave at once
+                            v                  v                  v
+                         DUMPING (its stacks are being written) --clock--> KILLED --exited--> GONE
+                         LEAVING (it was told to exit at once)  --clock--> KILLED
+
+Every state but READY and GONE has a deadline, so no life can hang; a READY worker has one only while it is halted
+or cannot be talked to. Whether a worker still counts towards its pool follows from its state alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+from prefork.config.schema import Pool
+from prefork.supervisor.actions import Action, Bury, Drain, DumpStacks, Kill, Leave, Strike, Tell, Terminate
+from prefork.supervisor.events import Clock, Exit, Pulse
+
+# A worker that was told to exit at once has this long before it is killed.
+QUICK = 1.0
+# The stacks are complete when nothing more has come for QUIET seconds; a worker that blocks the signal sends none.
+STACKS = 1.0
+QUIET = 0.1
+# A process closes its descriptors before it becomes a zombie, so a lost channel mostly announces a death.
+LAST_BREATH = 0.25
+# Only a process in an uninterruptible system call survives SIGKILL; nobody can do more about it.
+UNKILLABLE = 10.0
+# Workers end by themselves this much after their deadline, in case nobody is left who would end them.
+OVERTIME = 1.0
+
+# What a program does to itself, as opposed to signals that somebody sends.
+CRASHES = frozenset({"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS", "SIGTRAP"})
+
+
+class State(Enum):
+    """Where a worker is in its life."""
+
+    FORKING = auto()
+    STARTING = auto()
+    READY = auto()
+    DRAINING = auto()
+    LEAVING = auto()
+    DUMPING = auto()
+    KILLED = auto()
+    GONE = auto()
+
+
+class Input(Enum):
+    """What can happen to a worker, or be asked of it."""
+
+    SPAWNED = auto()
+    SPAWN_FAILED = auto()
+    READY = auto()
+    BOOT_FAILED = auto()
+    LEFT_QUEUE = auto()
+    CHANNEL_LOST = auto()
+    STACKS = auto()
+    HALTED = auto()
+    CONTINUED = auto()
+    EXITED = auto()
+    RETIRE = auto()
+    QUIT = auto()
+    OVERDUE = auto()
+    DEADLINE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Retirement:
+    """How a worker is to go: why, whether anybody comes after it in its queue, and within which time."""
+
+    why: str
+    empty_queue: bool
+    grace: float
+
+
+@dataclass(slots=True)
+class Life:
+    """What the supervisor knows of one worker."""
+
+    birth: int
+    pool: Pool
+    slot: int
+    generation: int
+    state: State = State.FORKING
+    pid: int = 0
+    deadline: float | None = None
+    ready_at: float | None = None
+    drain_by: float | None = None
+    left_queue: bool = False
+    halted: bool = False
+    lost: bool = False
+    asked: bool = False
+    why: str | None = None
+    strike: Strike | None = None
+    struck: set[float] = field(default_factory=set)
+    failure: str | None = None
+    traceback: str = ""
+
+    @property
+    def name(self) -> str:
+        """The worker's identity for people, without its pid."""
+        return f"{self.pool.name}/{self.slot}"
+
+    @property
+    def counts(self) -> bool:
+        """Whether this worker serves, or is about to: all others are on their way out."""
+        return self.state in (State.FORKING, State.STARTING, State.READY)
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether it is not ready yet, but may become so."""
+        return self.state in (State.FORKING, State.STARTING)
+
+    def handle(self, event: Input, detail: Any, now: float) -> list[Action]:
+        """Move on by one step of the table; ``detail`` is what the input's transition takes."""
+        return TABLE[self.state, event](self, detail, now)
+
+    def move(self, state: State, deadline: float | None) -> None:
+        """Enter a state that has to end by a deadline."""
+        self.state = state
+        self.deadline = deadline
+
+
+Transition = Callable[[Life, Any, float], list[Action]]
+
+
+def _ignore(_life: Life, _detail: Any, _now: float) -> list[Action]:
+    return []
+
+
+def _doom(life: Life, detail: Retirement | str, _now: float) -> list[Action]:
+    """Note that the worker is not wanted any more; it cannot be told before it exists."""
+    life.asked = True
+    life.why = detail.why if isinstance(detail, Retirement) else detail
+    return []
+
+
+def _spawned(life: Life, pid: int, now: float) -> list[Action]:
+    life.pid = pid
+    if life.why is not None:
+        return _leave(life, now)
+    life.move(State.STARTING, now + life.pool.boot_timeout)
+    return []
+
+
+def _spawn_failed(life: Life, reason: str, _now: float) -> list[Action]:
+    life.failure = reason
+    life.move(State.GONE, None)
+    return []
+
+
+def _ready(life: Life, _detail: None, now: float) -> list[Action]:
+    life.ready_at = now
+    life.move(State.READY, None)
+    return []
+
+
+def _boot_failed(life: Life, failure: tuple[str, str], now: float) -> list[Action]:
+    life.failure, life.traceback = failure
+    life.move(State.LEAVING, now + QUICK)
+    return []
+
+
+def _left_queue(life: Life, _detail: None, now: float) -> list[Action]:
+    life.left_queue = True
+    _drain(life, "it left by itself", now + life.pool.graceful_timeout)
+    return []
+
+
+def _note_left_queue(life: Life, _detail: None, _now: float) -> list[Action]:
+    life.left_queue = True
+    return []
+
+
+def _lose_channel(life: Life, _detail: None, now: float) -> list[Action]:
+    life.lost = True
+    life.deadline = now + LAST_BREATH
+    return []
+
+
+def _lose_channel_unready(life: Life, _detail: None, now: float) -> list[Action]:
+    """End a worker that could never say Ready, unless it is dying anyway."""
+    life.lost = True
+    life.move(State.LEAVING, now + LAST_BREATH)
+    return []
+
+
+def _note_stacks(life: Life, _detail: None, now: float) -> list[Action]:
+    life.deadline = now + QUIET if life.deadline is None else min(life.deadline, now + QUIET)
+    return []
+
+
+def _halted(life: Life, _detail: None, now: float) -> list[Action]:
+    life.halted = True
+    if life.pool.stall_timeout and not life.lost:
+        life.deadline = now + life.pool.stall_timeout
+    return []
+
+
+def _continued(life: Life, _detail: None, _now: float) -> list[Action]:
+    life.halted = False
+    if not life.lost:
+        life.deadline = None
+    return []
+
+
+def _exited(life: Life, how: Exit, _now: float) -> list[Action]:
+    expected = life.why is not None and life.strike is None and how.code == 0
+    if life.ready_at is None and life.failure is None and not life.asked:
+        life.failure = cause(life, how)
+    action = Bury(life.birth, how, cause(life, how), expected)
+    life.move(State.GONE, None)
+    return [action]
+
+
+def _retire_unready(life: Life, retirement: Retirement, now: float) -> list[Action]:
+    life.asked = True
+    life.why = retirement.why
+    return _leave(life, now)
+
+
+def _retire(life: Life, retirement: Retirement, now: float) -> list[Action]:
+    life.asked = True
+    _drain(life, retirement.why, now + retirement.grace)
+    if life.lost:
+        return [Terminate(life.birth)]
+    return [Drain(life.birth, retirement.grace + OVERTIME, retirement.empty_queue)]
+
+
+def _drain(life: Life, why: str, by: float) -> None:
+    life.why = why
+    life.drain_by = by
+    life.move(State.DRAINING, by)
+
+
+def _retire_sooner(life: Life, retirement: Retirement, now: float) -> list[Action]:
+    assert life.drain_by is not None
+    life.drain_by = min(life.drain_by, now + retirement.grace)
+    if life.state is State.DRAINING:
+        life.deadline = life.drain_by
+    return []
+
+
+def _quit(life: Life, why: str, now: float) -> list[Action]:
+    life.asked = True
+    life.why = life.why or why
+    return _leave(life, now)
+
+
+def _quit_dumping(life: Life, _why: str, now: float) -> list[Action]:
+    life.asked = True
+    return _kill(life, None, now)
+
+
+def _leave(life: Life, now: float) -> list[Action]:
+    life.move(State.LEAVING, now + QUICK)
+    return [Leave(life.birth)]
+
+
+def _overdue(life: Life, pulse: Pulse, now: float) -> list[Action]:
+    life.struck.add(pulse.since)
+    limit = pulse.deadline - pulse.since
+    return _dump(life, Strike(life.birth, pulse.clock, now - pulse.since, limit, pulse.what), now)
+
+
+def _overdue_again(life: Life, pulse: Pulse, now: float) -> list[Action]:
+    """Strike once for each request: a drained worker's threads go on after the first."""
+    if pulse.since in life.struck:
+        return []
+    return _overdue(life, pulse, now)
+
+
+def _dump(life: Life, strike: Strike, now: float) -> list[Action]:
+    life.strike = strike
+    life.move(State.DUMPING, now + STACKS)
+    return [DumpStacks(life.birth)]
+
+
+def _boot_clock(life: Life, _detail: None, now: float) -> list[Action]:
+    limit = life.pool.boot_timeout
+    life.failure = f"not ready after {limit:g} s"
+    return _dump(life, Strike(life.birth, Clock.BOOT, limit, limit), now)
+
+
+def _drain_clock(life: Life, _detail: None, now: float) -> list[Action]:
+    limit = life.pool.graceful_timeout
+    return _dump(life, Strike(life.birth, Clock.GRACEFUL, limit, limit), now)
+
+
+def _ready_clock(life: Life, _detail: None, now: float) -> list[Action]:
+    if life.lost:
+        _drain(life, "it closed its channel to the master", now + life.pool.graceful_timeout)
+        return [
+            Tell("error", f"{life.name} pid={life.pid} {life.why}; replacing the worker"),
+            Terminate(life.birth),
+        ]
+    limit = life.pool.stall_timeout
+    return _dump(life, Strike(life.birth, Clock.STALL, limit, limit, "halted by a signal"), now)
+
+
+def _dumped(life: Life, _detail: None, now: float) -> list[Action]:
+    """End the worker; but if only one of its several threads is stuck, let the others finish first."""
+    assert life.strike is not None
+    if life.strike.clock is Clock.REQUEST and life.pool.threads > 1:
+        return [life.strike, *_drain_struck(life, now)]
+    return [life.strike, *_kill(life, None, now)]
+
+
+def _drain_struck(life: Life, now: float) -> list[Action]:
+    if life.drain_by is not None:
+        life.move(State.DRAINING, life.drain_by)
+        return []
+    grace = life.pool.graceful_timeout
+    _drain(life, "a request was overdue", now + grace)
+    return [Drain(life.birth, grace + OVERTIME, empty_queue=False)]
+
+
+def _kill(life: Life, _detail: object, now: float) -> list[Action]:
+    life.move(State.KILLED, now + UNKILLABLE)
+    return [Kill(life.birth)]
+
+
+def _give_up(life: Life, _detail: None, _now: float) -> list[Action]:
+    life.move(State.GONE, None)
+    return [Tell("error", f"{life.name} pid={life.pid} does not die of SIGKILL: it hangs in the kernel")]
+
+
+def cause(life: Life, how: Exit) -> str:
+    """Return in words why a worker ended, and who is to blame for it."""
+    if how.signal == "SIGKILL" and life.state is State.KILLED:
+        return f"killed by prefork: {_own_reason(life)}"
+    if how.signal == "SIGKILL" and how.oom:
+        return "killed by the kernel's OOM killer"
+    if how.signal is not None:
+        return f"crashed: {how.signal}" if how.signal in CRASHES else f"killed by somebody else: {how.signal}"
+    if life.failure is not None:
+        return f"did not boot: {life.failure}"
+    if how.code == 0:
+        return f"clean: {life.why}" if life.why else "it left by itself, exit code 0"
+    return f"exit code {how.code}"
+
+
+def _own_reason(life: Life) -> str:
+    if life.strike is not None:
+        return f"{life.strike.clock.value} of {life.strike.limit:g} s"
+    if life.lost:
+        return "it closed its channel to the master"
+    return life.why or "it did not exit after its boot had failed"
+
+
+TABLE: dict[tuple[State, Input], Transition] = {
+    (State.FORKING, Input.SPAWNED): _spawned,
+    (State.FORKING, Input.SPAWN_FAILED): _spawn_failed,
+    (State.FORKING, Input.RETIRE): _doom,
+    (State.FORKING, Input.QUIT): _doom,
+    (State.STARTING, Input.READY): _ready,
+    (State.STARTING, Input.BOOT_FAILED): _boot_failed,
+    (State.STARTING, Input.CHANNEL_LOST): _lose_channel_unready,
+    (State.STARTING, Input.RETIRE): _retire_unready,
+    (State.STARTING, Input.QUIT): _quit,
+    (State.STARTING, Input.DEADLINE): _boot_clock,
+    (State.READY, Input.LEFT_QUEUE): _left_queue,
+    (State.READY, Input.CHANNEL_LOST): _lose_channel,
+    (State.READY, Input.HALTED): _halted,
+    (State.READY, Input.CONTINUED): _continued,
+    (State.READY, Input.RETIRE): _retire,
+    (State.READY, Input.QUIT): _quit,
+    (State.READY, Input.OVERDUE): _overdue,
+    (State.READY, Input.DEADLINE): _ready_clock,
+    (State.DRAINING, Input.LEFT_QUEUE): _note_left_queue,
+    (State.DRAINING, Input.RETIRE): _retire_sooner,
+    (State.DRAINING, Input.QUIT): _quit,
+    (State.DRAINING, Input.OVERDUE): _overdue_again,
+    (State.DRAINING, Input.DEADLINE): _drain_clock,
+    (State.LEAVING, Input.DEADLINE): _kill,
+    (State.DUMPING, Input.LEFT_QUEUE): _note_left_queue,
+    (State.DUMPING, Input.STACKS): _note_stacks,
+    (State.DUMPING, Input.QUIT): _quit_dumping,
+    (State.DUMPING, Input.DEADLINE): _dumped,
+    (State.KILLED, Input.DEADLINE): _give_up,
+}
+TABLE |= {(state, Input.EXITED): _exited for state in State if state not in (State.FORKING, State.GONE)}
+
+# What comes too late to matter, or cannot come: named, so that a pair nobody thought of shows in a test.
+_NEWS = {
+    Input.READY,
+    Input.BOOT_FAILED,
+    Input.LEFT_QUEUE,
+    Input.CHANNEL_LOST,
+    Input.STACKS,
+    Input.HALTED,
+    Input.CONTINUED,
+}
+_BIRTH = {Input.SPAWNED, Input.SPAWN_FAILED}
+_LATE: dict[State, set[Input]] = {
+    State.FORKING: _NEWS | {Input.EXITED, Input.OVERDUE, Input.DEADLINE},
+    State.STARTING: _BIRTH | {Input.LEFT_QUEUE, Input.STACKS, Input.HALTED, Input.CONTINUED, Input.OVERDUE},
+    State.READY: _BIRTH | {Input.READY, Input.BOOT_FAILED, Input.STACKS},
+    State.DRAINING: _BIRTH | _NEWS - {Input.LEFT_QUEUE},
+    State.LEAVING: _BIRTH | _NEWS | {Input.RETIRE, Input.QUIT, Input.OVERDUE},
+    State.DUMPING: _BIRTH | _NEWS - {Input.LEFT_QUEUE, Input.STACKS} | {Input.RETIRE, Input.OVERDUE},
+    State.KILLED: _BIRTH | _NEWS | {Input.RETIRE, Input.QUIT, Input.OVERDUE},
+    State.GONE: set(Input),
+}
+TABLE |= {(state, event): _ignore for state, events in _LATE.items() for event in events}
