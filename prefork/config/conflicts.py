@@ -1,0 +1,108 @@
+"""What is wrong although each value by itself is right: options that contradict each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefork.config.document import Document, name_path
+from prefork.config.lines import Path
+from prefork.config.schema import Config, Listen, Pool, options
+from prefork.units import Address, TcpAddress, UnixAddress
+
+Listeners = Sequence[tuple[Path, Listen]]
+
+
+def check_conflicts(document: Document, config: Config, listeners: Listeners) -> None:
+    """Note every contradiction in the document.
+
+    Options with a wrong value have their default in ``config``; what was written is asked from the document,
+    so that one mistake is not told twice. ``listeners`` are all of them, with their paths in the document.
+    """
+    if "pool" not in document.values or document.values["pool"] == {}:
+        document.complain((), "at least one [pool.NAME]", "none", "prefork init writes a file to start from")
+    for pool in config.pools.values():
+        _check_kind(document, pool)
+        _check_listeners(document, pool)
+        _check_figures(document, pool)
+    for path, listener in listeners:
+        _check_permissions(document, path, listener)
+    _check_addresses(document, listeners)
+    _check_paths(document, config, listeners)
+
+
+def _check_kind(document: Document, pool: Pool) -> None:
+    path: Path = ("pool", pool.name)
+    table = document.values["pool"][pool.name]
+    kinds = [kind for kind in ("handler", "wsgi") if kind in table]
+    if len(kinds) == 1:
+        _check_foreign(document, path, kinds[0])
+        return
+    hint = "remove one of them" if kinds else 'write wsgi = "module:application"'
+    document.complain(path, "exactly one of handler and wsgi", "both" if kinds else "neither", hint)
+
+
+def _check_foreign(document: Document, path: Path, kind: str) -> None:
+    """Refuse options that mean nothing to this kind of pool, as nobody would look at them."""
+    table = document.values["pool"][path[1]]
+    for option in options(Pool).values():
+        if option.name in table and option.told("kind") not in ("", kind):
+            where = (*path, option.name)
+            expected = f"this in a pool with {option.told('kind')} only"
+            document.complain(where, expected, f"a pool with {kind}", f"remove {option.name}", about=where)
+
+
+def _check_listeners(document: Document, pool: Pool) -> None:
+    path: Path = ("pool", pool.name, "listen")
+    if document.values["pool"][pool.name].get("listen", []) == []:
+        hint = 'write listen = ["127.0.0.1:8000"]'
+        document.complain(path, "at least one address", "none", hint, about=path)
+
+
+def _check_figures(document: Document, pool: Pool) -> None:
+    if pool.max_connections < pool.threads:
+        path = ("pool", pool.name, "max_connections")
+        expected = f"at least as many as there are threads ({pool.threads})"
+        document.complain(path, expected, str(pool.max_connections))
+
+
+def _check_permissions(document: Document, path: Path, listener: Listen) -> None:
+    if isinstance(listener.address, UnixAddress):
+        return
+    for key in ("mode", "owner", "group"):
+        if getattr(listener, key) is not None:
+            expected, found = f"{key} at a Unix socket only", f"the address {listener.address}"
+            document.complain((*path, key), expected, found, f"remove {key}")
+
+
+def _check_addresses(document: Document, listeners: Listeners) -> None:
+    known: dict[Address, Path] = {}
+    for path, listener in listeners:
+        address = listener.address
+        if address in known:
+            first = known[address]
+            owner = f"{document.where(first)}: {name_path(first[:2], first[2:])}"
+            document.complain(path, "an address of its own", f"{address}, which has {owner}")
+        elif not isinstance(address, TcpAddress) or address.port:  # the kernel gives each port 0 another one
+            known[address] = path
+
+
+def _check_paths(document: Document, config: Config, listeners: Listeners) -> None:
+    """Refuse two files of the server at one path: the second would replace the first."""
+    paths: list[tuple[Path, str]] = [
+        (path, listener.address.path)
+        for path, listener in listeners
+        if isinstance(listener.address, UnixAddress)
+    ]
+    known = {text: path for path, text in paths}
+    master = config.master
+    for path, text in (
+        (("log", "file"), config.log.file),
+        (("master", "control"), master.control),
+        (("master", "pid_file"), master.pid_file),
+    ):
+        if text in known:
+            first = known[text]
+            found = f"{text}, which is {name_path(first[:2], first[2:])}"
+            document.complain(path, "a path of its own", found, about=path)
+        elif text is not None and text != "-":
+            known[text] = path

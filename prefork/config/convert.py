@@ -1,0 +1,182 @@
+"""One written value -> the typed value of its option, or what was expected instead."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, get_args, get_origin
+
+import msgspec
+
+from prefork.config.schema import Option, Unit
+from prefork.units import (
+    Address,
+    Share,
+    UnitError,
+    format_duration,
+    parse_address,
+    parse_duration,
+    parse_share,
+    parse_size,
+    shown,
+    write_size,
+)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_OCTAL = re.compile(r"(?:0o)?[0-7]{1,5}", re.ASCII)
+_ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?|[0-9]{1,9}", re.ASCII)
+_ACCOUNT_EXPECTED = "the name or the number of an account"
+
+
+def convert(option: Option, value: Any, written: str, cpus: int) -> Any:
+    """Return the typed value of an option.
+
+    Args:
+        option: which one; its unit is not one of the composite ones (listeners, variables, table).
+        value: as TOML gives it.
+        written: how a plain value is written, where that is known.
+        cpus: what "auto" stands for.
+
+    Raises UnitError.
+
+    """
+    if option.unit is Unit.WORKERS and value == "auto":
+        return min(cpus, option.meta.le or cpus)
+    if option.unit is Unit.MODE:
+        return _in_range(option, value, _mode(option, value, written))
+    parsed = _PARSERS[option.unit](option, value)
+    return parsed if isinstance(parsed, Share | Address) else _in_range(option, value, parsed)
+
+
+def nearest(found: object, known: Iterable[str]) -> str | None:
+    """Return the known name that a mistyped one most likely stands for."""
+    matches = difflib.get_close_matches(str(found)[:100].lower().replace("-", "_"), list(known), 1)
+    return matches[0] if matches else None
+
+
+def sample(option: Option) -> str:
+    """Return a value that the option accepts, as TOML: its example, or else its default."""
+    return option.told("example") or written_default(option)
+
+
+def written_default(option: Option) -> str:
+    """Return an option's default as TOML, or nothing if there is none that can be written."""
+    default = option.default
+    if default is None or default is msgspec.NODEFAULT or default == () or default == {}:
+        return ""
+    if option.unit is Unit.SIZE:
+        return f'"{write_size(default)}"' if default % 1024 == 0 else str(default)
+    if isinstance(default, Share):
+        return json.dumps(str(default)) if default.percent is not None else str(default)
+    return f"{default:g}" if isinstance(default, float) else json.dumps(default)
+
+
+def choices(option: Option) -> tuple[str, ...]:
+    """Return the values of an option that is a choice."""
+    literal = next(argument for argument in get_args(option.type) if get_origin(argument) is Literal)
+    return get_args(literal)
+
+
+def _in_range(option: Option, value: Any, parsed: Any) -> Any:
+    try:
+        return msgspec.convert(parsed, option.type)
+    except msgspec.ValidationError as error:
+        raise UnitError(_range(option), value) from error
+
+
+def _range(option: Option) -> str:
+    limits = option.meta
+    if option.unit is Unit.DURATION:
+        return f"a duration {'above 0' if limits.gt is not None else 'from 0'} to {format_duration(limits.le or 0)}"
+    if option.unit is Unit.SIZE:
+        return f"a size from {write_size(int(limits.ge or 0))} to {write_size(int(limits.le or 0))}"
+    if option.unit is Unit.MODE:
+        return 'permissions from "0000" to "0777"'
+    auto = ' or "auto"' if option.unit is Unit.WORKERS else ""
+    return f"a whole number from {limits.ge} to {limits.le}{auto}"
+
+
+def _count(option: Option, value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    auto = ' or "auto"' if option.unit is Unit.WORKERS else ""
+    whole = isinstance(value, str) and value.isdecimal() and len(value) <= 9
+    better = int(value) if whole else sample(option)
+    raise UnitError(f"a whole number{auto}", value, f"write {option.name} = {better}")
+
+
+def _mode(option: Option, value: Any, written: str) -> int:
+    """Return permission bits: text is octal, a number has to say that it is."""
+    if isinstance(value, str) and _OCTAL.fullmatch(value):
+        return int(value.removeprefix("0o"), 8)
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if number and (value < 8 or written.startswith("0o")):
+        return int(value)
+    digits = _OCTAL.fullmatch(str(value)) if number and value < 10000 else None
+    better = f'"{digits[0]:0>4}"' if digits else option.told("example")
+    raise UnitError("octal permissions as text", value, f"write {option.name} = {better}")
+
+
+def _text(option: Option, value: Any) -> str:
+    if isinstance(value, str) and value and "\0" not in value:
+        return value
+    raise UnitError("text", value, f"write {option.name} = {sample(option)}")
+
+
+def _name(option: Option, value: Any) -> str:
+    text = _text(option, value)
+    if not _NAME.fullmatch(text):
+        raise UnitError('at most 64 letters, digits, ".", "-" and "_"', value)
+    return text
+
+
+def _account(option: Option, value: Any) -> str:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(option, value)
+    if not _ACCOUNT.fullmatch(text):
+        raise UnitError(_ACCOUNT_EXPECTED, value)
+    return text
+
+
+def _choice(option: Option, value: Any) -> str:
+    known = choices(option)
+    if value in known:
+        return str(value)
+    near = nearest(value, known)
+    quoted = ", ".join(shown(choice) for choice in known)
+    raise UnitError(f"one of {quoted}", value, f'write {option.name} = "{near}"' if near else None)
+
+
+def _application(option: Option, value: Any) -> str:
+    text = _text(option, value)
+    module, _, attribute = text.partition(":")
+    names = [*module.split("."), *attribute.split(".")]
+    if not all(name.isidentifier() for name in names):
+        raise UnitError('"module:attribute"', value, _application_hint(option, text))
+    return text
+
+
+def _application_hint(option: Option, text: str) -> str:
+    module, colon, attribute = text.partition(":")
+    if not colon and "/" not in text and "." in text.removesuffix(".py"):
+        module, _, attribute = text.rpartition(".")
+    names = module.removesuffix(".py").strip("./").replace("/", ".")
+    better = f"{names}:{attribute or 'app'}"
+    usable = all(name.isidentifier() for part in better.split(":") for name in part.split("."))
+    return f"write {option.name} = {shown(better) if usable else sample(option)}"
+
+
+_PARSERS: dict[Unit, Callable[[Option, Any], Any]] = {
+    Unit.COUNT: _count,
+    Unit.WORKERS: _count,
+    Unit.DURATION: lambda _, value: parse_duration(value),
+    Unit.SIZE: lambda _, value: parse_size(value),
+    Unit.SHARE: lambda _, value: parse_share(value),
+    Unit.ADDRESS: lambda option, value: parse_address(_text(option, value)),
+    Unit.PATH: _text,
+    Unit.NAME: _name,
+    Unit.ACCOUNT: _account,
+    Unit.CHOICE: _choice,
+    Unit.APPLICATION: _application,
+}

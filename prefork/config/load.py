@@ -1,0 +1,252 @@
+"""TOML -> Config, or every problem of the file at once, each in words that a person can act on.
+
+A value that is wrong is noted and then left out, so that its default takes its place and reading goes on: by the end
+all problems are known, and none of them twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from prefork.config.conflicts import check_conflicts
+from prefork.config.convert import convert, nearest
+from prefork.config.document import Document, Setting, read
+from prefork.config.lines import Path
+from prefork.config.schema import Config, Http, Listen, Log, Master, Option, Pool, Unit, options
+from prefork.config.settings import apply_environment, apply_settings
+from prefork.units import Address, TcpAddress, UnitError, UnixAddress, check_unix_path, shown
+
+TABLES = ("master", "log", "pool")
+HOMES = {"[master]": Master, "[log]": Log, "[pool.NAME]": Pool, "[pool.NAME.http]": Http}
+POOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+VARIABLE = re.compile(r"[^=\0]+")
+UNNAMED = re.compile(r"[^A-Za-z0-9._-]+|^[^A-Za-z0-9]+", re.ASCII)
+
+
+def load(
+    data: bytes,
+    *,
+    source: str,
+    directory: str,
+    runtime_directory: str,
+    cpus: int,
+    environment: Mapping[str, str],
+    settings: Sequence[str],
+) -> Config:
+    """Return the configuration in a TOML file, with absolute paths.
+
+    Args:
+        data: the file's content.
+        source: its path as the user wrote it, for messages and for the server's name.
+        directory: where the command was started, absolute.
+        runtime_directory: the folder of the control socket, unless the file names one; absolute.
+        cpus: what ``workers = "auto"`` stands for.
+        environment: the process's; ``PREFORK_POOL__WEB__WORKERS`` and the like override the file.
+        settings: ``pool.web.workers=8`` and the like; they override both.
+
+    Raises ConfigError with all problems.
+
+    """
+    document = read(data, source)
+    apply_environment(document, environment)
+    apply_settings(document, settings)
+    reader = _Reader(document, source, directory, runtime_directory, cpus)
+    config = reader.config()
+    check_conflicts(document, config, reader.listeners)
+    document.finish()
+    return config
+
+
+class _Reader:
+    def __init__(
+        self, document: Document, source: str, directory: str, runtime_directory: str, cpus: int
+    ) -> None:
+        self.listeners: list[tuple[Path, Listen]] = []
+        self._document = document
+        self._source = source
+        self._directory = directory
+        self._runtime_directory = runtime_directory
+        self._cpus = cpus
+
+    def config(self) -> Config:
+        for key in self._document.values.keys() - set(TABLES):
+            self._unknown((key,), TABLES, "a known table")
+        master = self._master()
+        log = Log(**self._resolved(self._table(("log",), Log), "file"))
+        return Config(master=master, log=log, pools=self._pools())
+
+    def _master(self) -> Master:
+        found = self._table(("master",), Master)
+        self._directory = self._path(found.get("directory", "."))
+        name = found.setdefault("name", _name_of(self._source))
+        found.setdefault("control", posixpath.join(self._runtime_directory, f"{name}.sock"))
+        found["directory"] = self._directory
+        master = Master(**self._resolved(found, "control", "pid_file"))
+        self._is_socket(("master", "control"), master.control)
+        return master
+
+    def _pools(self) -> dict[str, Pool]:
+        pools = self._document.values.get("pool", {})
+        if not isinstance(pools, dict):
+            self._document.complain(("pool",), "tables [pool.NAME]", _shown(pools))
+            return {}
+        return {name: self._pool(name) for name in pools if self._is_pool(name, pools[name])}
+
+    def _is_pool(self, name: str, value: Any) -> bool:
+        path: Path = ("pool", name)
+        if not POOL_NAME.fullmatch(name):
+            expected = 'a pool\'s name of at most 64 letters, digits, "-" and "_"'
+            self._document.complain(path, expected, shown(name))
+        elif not isinstance(value, dict):
+            hint = f"write [pool.NAME] above {name}" if name in options(Pool) else None
+            self._document.complain(path, "a table", _shown(value), hint)
+        else:
+            return True
+        return False
+
+    def _pool(self, name: str) -> Pool:
+        return Pool(name=name, **self._table(("pool", name), Pool))
+
+    def _table(self, path: Path, struct: type[msgspec.Struct], table: Any = None) -> dict[str, Any]:
+        """Return the values of a table that are right; the table at ``path`` unless it is given."""
+        table = self._find(path) if table is None else table
+        if not isinstance(table, dict):
+            self._document.complain(path, "a table", _shown(table))
+            return {}
+        known = options(struct)
+        for key in table:
+            if key not in known:
+                self._unknown((*path, key), known, "a known key")
+        values = {key: self._value((*path, key), known[key], table[key]) for key in table if key in known}
+        return {key: value for key, value in values.items() if value is not msgspec.UNSET}
+
+    def _find(self, path: Path) -> Any:
+        value: Any = self._document.values
+        for key in path:
+            value = value.get(key, {})
+        return value
+
+    def _unknown(self, path: Path, known: Iterable[str], expected: str) -> None:
+        key = str(path[-1])
+        homes = [home for home, struct in HOMES.items() if key in options(struct)]
+        near = nearest(key, known)
+        hint = f"did you mean {near}?" if near else None
+        if homes and (near is None or not path[:-1]):
+            hint = f"{key} belongs into {' or '.join(homes)}"
+        self._document.complain(path, expected, shown(key), hint, about=path[:-1])
+
+    def _value(self, path: Path, option: Option, value: Any) -> Any:
+        if option.unit is Unit.LISTENERS:
+            return self._listeners(path, value)
+        if option.unit is Unit.VARIABLES:
+            return self._variables(path, value)
+        if option.unit is Unit.TABLE:
+            return Http(**self._table(path, Http, value))
+        return self._plain(path, option, value)
+
+    def _plain(self, path: Path, option: Option, value: Any) -> Any:
+        try:
+            if isinstance(value, Setting):
+                return self._setting(option, value)
+            return convert(option, value, self._document.written(path), self._cpus)
+        except UnitError as error:
+            self._wrong(path, error)
+            return msgspec.UNSET
+
+    def _setting(self, option: Option, setting: Setting) -> Any:
+        """Return a converted value from outside, which may be meant as text though it looks like a number."""
+        try:
+            return convert(option, setting.value, setting.raw, self._cpus)
+        except UnitError:
+            with contextlib.suppress(UnitError):
+                return convert(option, setting.raw, setting.raw, self._cpus)
+            raise
+
+    def _wrong(self, path: Path, error: UnitError) -> None:
+        self._document.complain(path, error.expected, error.found, error.hint)
+
+    def _listeners(self, path: Path, value: Any) -> tuple[Listen, ...]:
+        if not isinstance(value, list):
+            written = shown(value if isinstance(value, str) else "127.0.0.1:8000")
+            self._document.complain(path, "a list of addresses", _shown(value), f"write listen = [{written}]")
+            return ()
+        items = (self._listener((*path, number), item) for number, item in enumerate(value))
+        return tuple(item for item in items if item is not None)
+
+    def _listener(self, path: Path, value: Any) -> Listen | None:
+        if isinstance(value, str):
+            found = {"address": self._plain(path, options(Listen)["address"], value)}
+        elif isinstance(value, dict):
+            found = self._table(path, Listen, value)
+            if "address" not in value:
+                hint = 'write address = "127.0.0.1:8000"'
+                self._document.complain(path, "a table with an address", "none", hint)
+        else:
+            self._document.complain(path, "an address, or a table with one", shown(value))
+            return None
+        address = self._address(path, found.pop("address", msgspec.UNSET))
+        if address is None:
+            return None
+        listener = Listen(address=address, **found)
+        self.listeners.append((path, listener))
+        return listener
+
+    def _address(self, path: Path, address: Address | msgspec.UnsetType) -> Address | None:
+        """Return an address with its path made absolute, or None if there is no right one."""
+        if isinstance(address, msgspec.UnsetType):
+            return None
+        if isinstance(address, TcpAddress):
+            return address
+        absolute = self._path(address.path)
+        return UnixAddress(absolute) if self._is_socket(path, absolute) else None
+
+    def _is_socket(self, path: Path, text: str) -> bool:
+        try:
+            check_unix_path(text)
+        except UnitError as error:
+            self._wrong(path, error)
+            return False
+        return True
+
+    def _variables(self, path: Path, value: Any) -> dict[str, str]:
+        if not isinstance(value, dict):
+            self._document.complain(
+                path, "a table of texts", _shown(value), 'write env = { LANG = "C.UTF-8" }'
+            )
+            return {}
+        return {name: self._variable((*path, name), name, value[name]) for name in value}
+
+    def _variable(self, path: Path, name: str, value: Any) -> str:
+        text = value.raw if isinstance(value, Setting) else value
+        if not VARIABLE.fullmatch(name):
+            self._document.complain(path, 'the name of a variable, without "="', shown(name))
+        elif not isinstance(text, str):
+            plain = isinstance(text, int | float) and not isinstance(text, bool)
+            self._document.complain(path, "text", shown(text), f'write {name} = "{text}"' if plain else None)
+        elif "\0" in text:
+            self._document.complain(path, "text without the character 0", shown(text))
+        return str(text)
+
+    def _resolved(self, values: dict[str, Any], *names: str) -> dict[str, Any]:
+        """Return the values of a table with the paths among them made absolute."""
+        paths = {name: self._path(values[name]) for name in names if values.get(name, "-") != "-"}
+        return values | paths
+
+    def _path(self, text: str) -> str:
+        return posixpath.normpath(posixpath.join(self._directory, text))
+
+
+def _shown(value: Any) -> str:
+    return shown(value.value if isinstance(value, Setting) else value)
+
+
+def _name_of(source: str) -> str:
+    """Return the server's name for a file."""
+    stem = posixpath.basename(source).removesuffix(".toml")
+    return UNNAMED.sub("-", stem).strip("-")[:64] or "prefork"

@@ -1,0 +1,302 @@
+"""Every option, declared once: type, default, range, unit and one line of documentation.
+
+Validation (load.py), conf/full.toml and ``prefork schema`` (reference.py) come from here. A field with a description is
+a key of the TOML file; the few without one are filled in by the loader. ``None`` as a default means "none"; a default
+that depends on something else is told in words (``otherwise``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from fractions import Fraction
+from functools import cache
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+from msgspec import Meta
+
+from prefork.units import Address, Share
+
+DAY = 86400.0
+YEAR = 366 * DAY
+MANY = 1_000_000
+MAX_WORKERS = 1000
+GIB = 2**30
+
+
+class Unit(StrEnum):
+    """How the value of an option is written."""
+
+    TEXT = "text"
+    CHOICE = "choice"
+    COUNT = "count"
+    WORKERS = "workers"
+    DURATION = "duration"
+    SIZE = "size"
+    SHARE = "share"
+    MODE = "mode"
+    ACCOUNT = "account"
+    PATH = "path"
+    NAME = "name"
+    APPLICATION = "application"
+    ADDRESS = "address"
+    LISTENERS = "listeners"
+    VARIABLES = "variables"
+    TABLE = "table"
+
+
+def option(
+    unit: Unit, description: str, *, otherwise: str = "", example: str = "", kind: str = "", **limits: Any
+) -> Meta:
+    """Declare one option.
+
+    Args:
+        unit: how its value is written.
+        description: one line of documentation.
+        otherwise: its default in words, if that is no value.
+        example: a value in TOML, shown by the reference where there is no default.
+        kind: the only kind of pool that the option has a meaning for, if not all.
+        limits: ``ge``, ``gt``, ``le`` as for ``msgspec.Meta``.
+
+    """
+    extra = {"unit": unit, "otherwise": otherwise, "example": example, "kind": kind}
+    return Meta(description=description, extra=extra, **limits)
+
+
+def clock(description: str, kind: str = "") -> Meta:
+    """Declare a duration that has to be above 0."""
+    return option(Unit.DURATION, description, kind=kind, gt=0.0, le=YEAR)
+
+
+def optional_clock(description: str) -> Meta:
+    """Declare a duration that may be 0."""
+    return option(Unit.DURATION, description, ge=0.0, le=YEAR)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A declared option: the key, the Python type with its limits, what ``option()`` was told, and the default."""
+
+    name: str
+    type: Any
+    meta: Meta
+    default: Any
+
+    def told(self, what: str) -> Any:
+        """Return an argument that ``option()`` was given."""
+        assert self.meta.extra is not None
+        return self.meta.extra[what]
+
+    @property
+    def unit(self) -> Unit:
+        """Return how the value is written."""
+        return Unit(self.told("unit"))
+
+
+@cache
+def options(struct: type[msgspec.Struct]) -> dict[str, Option]:
+    """Return the options of a table, by key and in the order of their declaration."""
+    found = {}
+    for field in msgspec.structs.fields(struct):
+        metas = [argument for argument in get_args(field.type) if isinstance(argument, Meta)]
+        if metas:
+            default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+            found[field.name] = Option(field.name, field.type, metas[0], default)
+    return found
+
+
+class Master(msgspec.Struct, frozen=True, kw_only=True):
+    """The parent process."""
+
+    name: Annotated[
+        str,
+        option(
+            Unit.NAME,
+            "the server's name, in logs and process titles",
+            otherwise="the file's name without .toml",
+            example='"shop"',
+        ),
+    ]
+    directory: Annotated[
+        str,
+        option(
+            Unit.PATH,
+            "where relative paths start; first on the workers' sys.path",
+            otherwise="where the command was started",
+            example='"."',
+        ),
+    ]
+    control: Annotated[
+        str,
+        option(
+            Unit.PATH,
+            "the socket that prefork status, reload, stop … talk to",
+            otherwise="NAME.sock in a runtime folder of the user",
+            example='"run/shop.sock"',
+        ),
+    ]
+    pid_file: Annotated[
+        str | None,
+        option(Unit.PATH, "a file that holds the master's pid", otherwise="none", example='"run/shop.pid"'),
+    ] = None
+    user: Annotated[
+        str | None,
+        option(
+            Unit.ACCOUNT, "whom workers run as (needs root)", otherwise="the master's user", example='"www"'
+        ),
+    ] = None
+    group: Annotated[
+        str | None,
+        option(
+            Unit.ACCOUNT,
+            "the group workers run as (needs root)",
+            otherwise="the user's group",
+            example='"www"',
+        ),
+    ] = None
+    umask: Annotated[
+        int | None,
+        option(
+            Unit.MODE,
+            "permissions that files made by workers lack",
+            otherwise="as inherited",
+            example='"0027"',
+            ge=0,
+            le=0o777,
+        ),
+    ] = None
+
+
+class Log(msgspec.Struct, frozen=True, kw_only=True):
+    """What is logged, and where to."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], option(Unit.CHOICE, "the least that is logged")
+    ] = "info"
+    format: Annotated[Literal["text", "json"], option(Unit.CHOICE, "lines for people, or JSON")] = "text"
+    file: Annotated[str, option(Unit.PATH, 'a path, reopened on SIGUSR1, or "-": stderr')] = "-"
+
+
+class Listen(msgspec.Struct, frozen=True, kw_only=True):
+    """One address that a pool listens on."""
+
+    address: Annotated[
+        Address, option(Unit.ADDRESS, "IP:PORT, [IPv6]:PORT or unix:PATH", example='"unix:run/web.sock"')
+    ]
+    backlog: Annotated[int, option(Unit.COUNT, "clients that may wait to be accepted", ge=1, le=65535)] = 2048
+    mode: Annotated[
+        int | None,
+        option(
+            Unit.MODE,
+            "a Unix socket's permissions",
+            otherwise="by the umask",
+            example='"0660"',
+            ge=0,
+            le=0o777,
+        ),
+    ] = None
+    owner: Annotated[
+        str | None,
+        option(Unit.ACCOUNT, "a Unix socket's owner", otherwise="the master's user", example='"www"'),
+    ] = None
+    group: Annotated[
+        str | None,
+        option(Unit.ACCOUNT, "a Unix socket's group", otherwise="the master's group", example='"www"'),
+    ] = None
+
+
+class Http(msgspec.Struct, frozen=True, kw_only=True):
+    """What an HTTP request may be at most."""
+
+    max_request_line: Annotated[
+        int, option(Unit.SIZE, "longest request line; beyond it the answer is 414", ge=64, le=65536)
+    ] = 8190
+    max_headers: Annotated[int, option(Unit.COUNT, "most header fields; beyond it 431", ge=1, le=10000)] = 100
+    max_header_size: Annotated[
+        int, option(Unit.SIZE, "longest header field, name and value; beyond it 431", ge=64, le=2**20)
+    ] = 8190
+    max_body: Annotated[int, option(Unit.SIZE, "largest body; beyond it 413", ge=0, le=2**50)] = GIB
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """A named group of equal workers with their listeners and one handler."""
+
+    name: str
+    listen: Annotated[
+        tuple[Listen, ...],
+        option(
+            Unit.LISTENERS,
+            "where clients come in: addresses, or tables { address, backlog, mode, owner, group }",
+            example='["127.0.0.1:8000"]',
+        ),
+    ] = ()
+    handler: Annotated[
+        str | None,
+        option(
+            Unit.APPLICATION,
+            "def handle(sock, address): a function for each connection",
+            example='"shop.echo:handle"',
+        ),
+    ] = None
+    wsgi: Annotated[
+        str | None, option(Unit.APPLICATION, "a WSGI application (PEP 3333)", example='"shop.web:app"')
+    ] = None
+    workers: Annotated[
+        int,
+        option(
+            Unit.WORKERS,
+            'processes; "auto": as many as there are usable CPUs',
+            example="4",
+            ge=1,
+            le=MAX_WORKERS,
+        ),
+    ] = 1
+    threads: Annotated[
+        int, option(Unit.COUNT, "requests that one worker runs at once, each in a thread", ge=1, le=256)
+    ] = 1
+    boot_timeout: Annotated[float, clock("a worker's start, until it is ready")] = 60.0
+    stall_timeout: Annotated[
+        float, optional_clock("an event loop that no longer turns: the worker is replaced; 0: never")
+    ] = 30.0
+    request_timeout: Annotated[
+        float, optional_clock("one request: its stack is logged and the worker replaced; 0: never")
+    ] = 30.0
+    graceful_timeout: Annotated[float, clock("a drain: finishing what is in flight before leaving")] = 30.0
+    drain_delay: Annotated[
+        float, optional_clock("after TERM go on accepting this long, so that balancers can look away")
+    ] = 0.0
+    keepalive_timeout: Annotated[float, clock("an idle connection is kept this long", "wsgi")] = 75.0
+    read_timeout: Annotated[float, clock("a request's head, and each pause within its body", "wsgi")] = 10.0
+    write_timeout: Annotated[float, clock("a client that takes none of the answer", "wsgi")] = 30.0
+    max_connections: Annotated[
+        int,
+        option(Unit.COUNT, "connections held by one worker; beyond it, it stops accepting", ge=1, le=MANY),
+    ] = 1000
+    surge: Annotated[
+        Share,
+        option(Unit.SHARE, "workers beyond the wanted number during a rollout: a number, or a share of it"),
+    ] = Share(percent=Fraction(25))
+    env: Annotated[
+        dict[str, str],
+        option(Unit.VARIABLES, "environment variables of the workers", example='{ LANG = "C.UTF-8" }'),
+    ] = {}
+    http: Annotated[Http, option(Unit.TABLE, "what a request may be at most", kind="wsgi")] = Http()
+
+    @property
+    def kind(self) -> Literal["handler", "wsgi"]:
+        """Return which kind of work the pool does."""
+        return "wsgi" if self.handler is None else "handler"
+
+    @property
+    def application(self) -> str:
+        """Return the ``module:attribute`` to be loaded."""
+        return self.handler or self.wsgi or ""
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole file, with absolute paths; pools in the file's order."""
+
+    master: Master
+    log: Log
+    pools: dict[str, Pool]
