@@ -89,7 +89,8 @@ def _in_range(option: Option, value: Any, parsed: Any) -> Any:
 def _range(option: Option) -> str:
     limits = option.meta
     if option.unit is Unit.DURATION:
-        return f"a duration {'above 0' if limits.gt is not None else 'from 0'} to {format_duration(limits.le or 0)}"
+        least = "above 0 and up" if limits.gt is not None else "from 0"
+        return f"a duration {least} to {format_duration(limits.le or 0)}"
     if option.unit is Unit.SIZE:
         return f"a size from {write_size(int(limits.ge or 0))} to {write_size(int(limits.le or 0))}"
     if option.unit is Unit.MODE:

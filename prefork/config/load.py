@@ -138,7 +138,7 @@ class _Reader:
         near = nearest(key, known)
         hint = f"did you mean {near}?" if near else None
         if homes and (near is None or not path[:-1]):
-            hint = f"{key} belongs into {' or '.join(homes)}"
+            hint = f"{key} belongs in {' or '.join(homes)}"
         self._document.complain(path, expected, shown(key), hint, about=path[:-1])
 
     def _value(self, path: Path, option: Option, value: Any) -> Any:
@@ -184,7 +184,7 @@ class _Reader:
             found = {"address": self._plain(path, options(Listen)["address"], value)}
         elif isinstance(value, dict):
             found = self._table(path, Listen, value)
-            if "address" not in value:
+            if value.keys() <= options(Listen).keys() - {"address"}:
                 hint = 'write address = "127.0.0.1:8000"'
                 self._document.complain(path, "a table with an address", "none", hint)
         else:

@@ -76,7 +76,7 @@ def optional_clock(description: str) -> Meta:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A declared option: the key, the Python type with its limits, what ``option()`` was told, and the default."""
+    """A declared option: its key, its type when written, with its limits, what ``option()`` was told, its default."""
 
     name: str
     type: Any
@@ -102,8 +102,17 @@ def options(struct: type[msgspec.Struct]) -> dict[str, Option]:
         metas = [argument for argument in get_args(field.type) if isinstance(argument, Meta)]
         if metas:
             default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
-            found[field.name] = Option(field.name, field.type, metas[0], default)
+            found[field.name] = Option(field.name, _written_type(field.type), metas[0], default)
     return found
+
+
+def _written_type(annotated: Any) -> Any:
+    """Return a field's type without None, which TOML cannot write and msgspec cannot limit."""
+    union, *metas = get_args(annotated)
+    plain = (
+        [kind for kind in get_args(union) if kind is not type(None)] if type(None) in get_args(union) else []
+    )
+    return Annotated[plain[0], metas[0]] if plain else annotated
 
 
 class Master(msgspec.Struct, frozen=True, kw_only=True):
