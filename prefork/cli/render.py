@@ -1,0 +1,174 @@
+"""What people see: errors, and the tables of ``prefork status``, for a terminal of any width and for a pipe."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from prefork.control.messages import Current, PoolStatus, ServerStatus, WorkerStatus
+from prefork.units import format_duration, format_size
+
+# In a pipe nothing is cut off or wrapped: lines are as long as they are.
+PIPE_WIDTH = 10_000
+# Below this width the columns stand closer.
+WIDE = 100
+STATE_STYLES = {
+    "ready": "green",
+    "running": "green",
+    "starting": "yellow",
+    "reloading": "yellow",
+    "draining": "cyan",
+    "stopping": "cyan",
+}
+
+
+def status_text(status: ServerStatus, width: int | None, color: bool) -> str:
+    """Return the tables of a server, each line within ``width`` columns (None: a pipe), with or without colours."""
+    console = Console(
+        file=io.StringIO(),
+        width=width or PIPE_WIDTH,
+        force_terminal=color,
+        no_color=not color,
+        color_system="standard" if color else None,
+        highlight=False,
+        legacy_windows=False,
+    )
+    with console.capture() as captured:
+        for part in _parts(status, (width or PIPE_WIDTH) >= WIDE):
+            console.print(part)
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def stacks_text(workers: Iterable[dict[str, Any]]) -> str:
+    """Return the stacks of all threads of some workers, each under its worker's identity."""
+    parts = [
+        f"{worker['worker']} gen={worker['generation']} pid={worker['pid']}\n{worker['stack'].rstrip()}\n"
+        for worker in workers
+    ]
+    return "\n".join(parts)
+
+
+def _parts(status: ServerStatus, wide: bool) -> list[RenderableType]:
+    parts: list[RenderableType] = [_headline(status)]
+    if status.pools:
+        parts += ["", _pools(status.pools, wide)]
+    notes = [note for pool in status.pools for note in _notes(pool)]
+    if notes:
+        parts += ["", *notes]
+    if any(pool.workers for pool in status.pools):
+        parts += ["", _workers(status.pools, wide)]
+    return parts
+
+
+def _headline(status: ServerStatus) -> Text:
+    return Text.assemble(
+        (_safe(status.name), "bold"),
+        " is ",
+        _state(status.state),
+        f": generation {status.generation}, pid {status.pid}, up {format_duration(status.uptime)}",
+        f", prefork {_safe(status.version)}",
+    )
+
+
+def _pools(pools: Sequence[PoolStatus], wide: bool) -> Table:
+    table = _table(wide)
+    table.add_column("POOL", no_wrap=True)
+    table.add_column("READY", no_wrap=True)
+    table.add_column("RESTARTS", justify="right", no_wrap=True)
+    table.add_column("LISTENER")
+    table.add_column("QUEUE", no_wrap=True)
+    table.add_column("RUNS")
+    for pool in pools:
+        table.add_row(
+            _line(pool.name, "bold"),
+            _ready(pool),
+            str(pool.restarts),
+            _line("\n".join(listener.address for listener in pool.listeners) or "-"),
+            "\n".join(
+                f"{'-' if listener.queue is None else listener.queue}/{listener.backlog}"
+                for listener in pool.listeners
+            ),
+            _line(f"{pool.kind} {pool.application}"),
+        )
+    return table
+
+
+def _ready(pool: PoolStatus) -> Text:
+    style = "green" if pool.ready >= pool.wanted else "yellow" if pool.ready else "red"
+    return _line(f"{pool.ready} of {pool.wanted}", style)
+
+
+def _notes(pool: PoolStatus) -> list[Text]:
+    """Return what is not as it should be, or was not, one line each."""
+    notes = []
+    if pool.degraded:
+        notes.append(Text(f"{_safe(pool.name)} is degraded: {_safe(pool.degraded)}", "red"))
+    death = pool.last_death
+    if death is not None:
+        worker = f"{_safe(death.worker)} (pid {death.pid})"
+        notes.append(
+            Text(f"last death: {worker}, {format_duration(death.ago)} ago: {_safe(death.cause)}", "yellow")
+        )
+    return notes
+
+
+def _workers(pools: Sequence[PoolStatus], wide: bool) -> Table:
+    table = _table(wide)
+    for name in ("WORKER", "STATE"):
+        table.add_column(name, no_wrap=True)
+    for name in ("GEN", "PID", "AGE", "REQUESTS", "CONNS", "MEMORY"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("NOW")
+    for pool in pools:
+        for worker in pool.workers:
+            table.add_row(*_worker(pool.name, worker))
+    return table
+
+
+def _worker(pool: str, worker: WorkerStatus) -> list[RenderableType]:
+    return [
+        _line(f"{pool}/{worker.slot}"),
+        _state(worker.state),
+        str(worker.generation),
+        str(worker.pid),
+        format_duration(worker.age),
+        str(worker.requests),
+        str(worker.connections),
+        format_size(worker.memory),
+        _line(_now(worker.current)),
+    ]
+
+
+def _now(current: Sequence[Current]) -> str:
+    """Return the oldest request, the one to worry about, and how many more there are."""
+    if not current:
+        return "-"
+    oldest = max(current, key=lambda request: request.age)
+    more = f"(+{len(current) - 1}) " if len(current) > 1 else ""
+    return f"{format_duration(oldest.age)} {more}{oldest.what}"
+
+
+def _table(wide: bool) -> Table:
+    return Table(box=None, padding=(0, 2 if wide else 1, 0, 0), pad_edge=False, header_style="dim")
+
+
+def _state(state: str) -> Text:
+    return _line(state, STATE_STYLES.get(state, ""))
+
+
+def _line(text: str, style: str = "") -> Text:
+    """Return a cell whose lines are cut off with an ellipsis where the terminal is too narrow, never wrapped.
+
+    The column must not be ``no_wrap`` itself, or rich takes the missing width from all columns alike.
+    """
+    return Text("\n".join(_safe(line) for line in text.split("\n")), style, no_wrap=True, overflow="ellipsis")
+
+
+def _safe(text: str) -> str:
+    """Return text from clients and applications without anything that a terminal would obey."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -1,0 +1,134 @@
+"""The commands that work on a TOML file: run, check, init, schema; and where to find the file's server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from prefork.config.load import load
+from prefork.config.schema import Config, json_schema
+from prefork.config.starter import starter
+from prefork.errors import BootError, CommandError, ConfigError, Problem
+from prefork.master.start import runtime_directory, usable_cpus
+
+MASTER_TABLE = re.compile(rb"^[ \t]*\[[ \t]*master[ \t]*\].*?(?=^[ \t]*\[|\Z)", re.MULTILINE | re.DOTALL)
+# A configuration without pools is refused; this one is never bound.
+ANY_POOL = b'\n[pool.any]\nlisten = ["127.0.0.1:1"]\nhandler = "any:any"\n'
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A TOML file together with what the command line and the environment said when the command was started.
+
+    A reload reads the file again much later; what was relative to the working directory stays relative to that one.
+    """
+
+    conf: str
+    directory: str
+    environment: Mapping[str, str]
+    settings: Sequence[str]
+
+    def read(self) -> Config:
+        """Return what the file says now; raises ConfigError."""
+        return self._load(self._read_bytes(), self.environment, self.settings)
+
+    def control(self) -> str:
+        """Return the path of the server's control socket.
+
+        A mistake elsewhere in the file must not hide a running server from its people, least of all while they
+        repair it: then the table [master] alone is read. Raises ConfigError if that is not possible either.
+        """
+        try:
+            return self.read().master.control
+        except ConfigError as error:
+            try:
+                return self._read_master_table().master.control
+            except ConfigError:
+                raise error from None
+
+    def _read_master_table(self) -> Config:
+        table = MASTER_TABLE.search(self._read_bytes())
+        environment = {
+            name: value for name, value in self.environment.items() if name.startswith("PREFORK_MASTER__")
+        }
+        settings = [setting for setting in self.settings if setting.startswith("master.")]
+        return self._load((table[0] if table else b"") + ANY_POOL, environment, settings)
+
+    def _load(self, data: bytes, environment: Mapping[str, str], settings: Sequence[str]) -> Config:
+        return load(
+            data,
+            source=self.conf,
+            directory=self.directory,
+            runtime_directory=runtime_directory(),
+            cpus=usable_cpus(),
+            environment=environment,
+            settings=settings,
+        )
+
+    def _read_bytes(self) -> bytes:
+        try:
+            with open(os.path.join(self.directory, self.conf), "rb") as file:
+                return file.read()
+        except OSError as error:
+            hint = "prefork init writes a first one" if isinstance(error, FileNotFoundError) else None
+            raise ConfigError([Problem(f"cannot read {self.conf}: {error.strerror}", hint)]) from error
+
+
+def source(conf: str, settings: Sequence[str]) -> Source:
+    """Return a file as it is to be read by this command."""
+    return Source(conf, os.getcwd(), dict(os.environ), settings)
+
+
+def run(conf: str, settings: Sequence[str]) -> int:
+    """Run the server to its end and return the exit code; raises PreforkError."""
+    from prefork.master import start
+
+    return start.run(source(conf, settings).read, conf)
+
+
+def check(conf: str, settings: Sequence[str]) -> tuple[str, list[BootError]]:
+    """Return what is to be said of a good file, and the applications that do not load; raises ConfigError."""
+    from prefork.master.probe import probe
+
+    config = source(conf, settings).read()
+    workers = sum(pool.workers for pool in config.pools.values())
+    verdict = f"{conf}: all is well: {_count(len(config.pools), 'pool')}, {_count(workers, 'worker')}"
+    return verdict, probe(config)
+
+
+def init(directory: str) -> str:
+    """Write the starter's files and return what to do with them.
+
+    Raises CommandError, with nothing written, if one is there already or the folder cannot be used.
+    """
+    files = {os.path.join(directory, name): text for name, text in starter().items()}
+    for path in files:
+        if os.path.lexists(path):
+            raise CommandError(
+                f"{path} exists already; nothing was written", "prefork init DIR writes elsewhere"
+            )
+    try:
+        os.makedirs(directory, exist_ok=True)
+        for path, text in files.items():
+            _write_new(path, text)
+    except OSError as error:
+        raise CommandError(f"cannot write {error.filename}: {error.strerror}") from error
+    conf = next(path for path in files if path.endswith(".toml"))
+    return f"wrote {', '.join(map(os.path.normpath, files))}\nhint: prefork run {os.path.normpath(conf)}"
+
+
+def schema() -> str:
+    """Return the JSON Schema of the TOML file."""
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False)
+
+
+def _write_new(path: str, text: str) -> None:
+    with open(path, "x", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
