@@ -1,0 +1,361 @@
+"""The control server over real Unix sockets, its selector turned by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from prefork.control import server as server_module
+from prefork.control.messages import MAX_REQUEST
+from prefork.control.server import MAX_CLIENTS, MAX_UNREAD, ControlServer
+from prefork.errors import BootError, ConfigError, ListenError, Problem
+from tests.unit.control.conftest import Room
+
+
+@contextmanager
+def connected(room: Room) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(10)
+        client.connect(room.path)
+        room.settle()
+        yield client
+
+
+def ask(room: Room, client: socket.socket, **request: Any) -> None:
+    client.sendall(json.dumps(request).encode() + b"\n")
+    room.settle()
+
+
+def heard(client: socket.socket) -> list[Any]:
+    """All lines that were sent so far; the last is "end" if the server closed."""
+    client.setblocking(False)
+    data, end = b"", []
+    try:
+        while chunk := client.recv(65536):
+            data += chunk
+        end = ["end"]
+    except BlockingIOError:
+        pass
+    return [json.loads(line) for line in data.splitlines()] + end
+
+
+def refuse(room: Room) -> ListenError:
+    with pytest.raises(ListenError) as caught:
+        ControlServer(room.path, room.answer, owner_uid=os.geteuid())
+    return caught.value
+
+
+def test_progress_and_result_are_streamed_under_the_requests_id(room: Room) -> None:
+    with connected(room) as client:
+        ask(room, client, id=5, command="reload")
+        request, reply = room.asked[0]
+        assert (request.command, heard(client)) == ("reload", [])
+        reply.progress("half")
+        assert heard(client) == [{"id": 5, "progress": "half"}]
+        reply.result({"generation": 2})
+        assert heard(client) == [{"id": 5, "result": {"generation": 2}}]
+
+
+def test_several_requests_of_one_connection_are_answered_in_any_order(room: Room) -> None:
+    with connected(room) as client:
+        ask(room, client, id=1, command="reload")
+        ask(room, client, id=2, command="status")
+        room.asked[1][1].result({"n": 2})
+        room.asked[0][1].result({"n": 1})
+        assert [line["id"] for line in heard(client)] == [2, 1]
+
+
+def test_a_request_in_pieces_and_two_in_one_piece_are_understood(room: Room) -> None:
+    with connected(room) as client:
+        client.sendall(b'{"id": 1, "comm')
+        room.settle()
+        client.sendall(b'and": "status"}\n\n{"id": 2, "command": "status"}\n')
+        room.settle()
+    assert [request.id for request, _ in room.asked] == [1, 2]
+
+
+def test_rubbish_is_answered_and_the_connection_goes_on(room: Room) -> None:
+    with connected(room) as client:
+        client.sendall(b"rubbish\n")
+        ask(room, client, id=3, command="fly")
+        first, second = heard(client)
+        assert first["id"] is None
+        assert second["id"] == 3
+        assert "unknown command 'fly'" in second["error"]["message"]
+        ask(room, client, id=4, command="status")
+        assert room.asked[0][0].id == 4
+
+
+@pytest.mark.parametrize("ending", [b"", b"\n"])
+def test_a_line_beyond_the_limit_is_refused_and_the_connection_closed(room: Room, ending: bytes) -> None:
+    with connected(room) as client:
+        client.sendall(b"x" * (MAX_REQUEST + 1) + ending)
+        room.settle()
+        refusal, end = heard(client)
+        assert "at most 65536 bytes" in refusal["error"]["message"]
+        assert end == "end"
+    assert room.watched() == 0
+
+
+def test_the_id_of_an_unanswered_request_cannot_be_used_again(room: Room) -> None:
+    with connected(room) as client:
+        ask(room, client, id=1, command="reload")
+        ask(room, client, id=1, command="status")
+        assert "id 1 is not answered yet" in heard(client)[0]["error"]["message"]
+        assert len(room.asked) == 1
+
+
+def test_an_answer_ends_once(room: Room) -> None:
+    with connected(room) as client:
+        ask(room, client, id=1, command="stop")
+        reply = room.asked[0][1]
+        reply.error("no", "perhaps later")
+        reply.result({})
+        reply.progress("more")
+        assert reply.gone
+        assert [list(line) for line in heard(client)] == [["id", "error"]]
+
+
+def test_a_handler_that_raises_costs_its_client_an_error_and_nobody_else_anything(room: Room) -> None:
+    def fail(_request: object, _reply: object) -> None:
+        raise KeyError("a bug")
+
+    room.answer = fail
+    with connected(room) as client:
+        ask(room, client, id=1, command="status")
+        error = heard(client)[0]["error"]
+    assert error["message"] == "the server failed in the command status"
+    assert "KeyError: 'a bug'" in error["traceback"]
+
+
+def test_errors_for_people_arrive_with_hint_and_traceback(room: Room) -> None:
+    def fail(_request: object, _reply: object) -> None:
+        raise BootError("web: does not load", "repair it", "Traceback …")
+
+    room.answer = fail
+    with connected(room) as client:
+        ask(room, client, id=1, command="reload")
+        assert heard(client)[0]["error"] == {
+            "message": "web: does not load",
+            "hint": "repair it",
+            "traceback": "Traceback …",
+        }
+
+
+def test_all_problems_of_a_configuration_arrive_in_one_error(room: Room) -> None:
+    with connected(room) as client:
+        ask(room, client, id=1, command="reload")
+        room.asked[0][1].fail(
+            ConfigError([Problem("a.toml:1: bad", "write good"), Problem("a.toml:2: worse")])
+        )
+        assert heard(client)[0]["error"]["message"] == "a.toml:1: bad\nhint: write good\na.toml:2: worse"
+
+
+def test_a_client_that_shut_its_half_still_gets_its_answer(room: Room) -> None:
+    with connected(room) as client:
+        client.sendall(b'{"id": 1, "command": "reload"}')  # no newline either: printf … | nc -U
+        client.shutdown(socket.SHUT_WR)
+        room.settle()
+        assert room.watched() == 0, "an end of file that is watched makes the loop spin"
+        room.asked[0][1].progress("half")
+        room.asked[0][1].result({})
+        assert heard(client) == [{"id": 1, "progress": "half"}, {"id": 1, "result": {}}, "end"]
+
+
+def test_answering_a_client_that_has_left_does_nothing(room: Room) -> None:
+    with connected(room) as client:
+        ask(room, client, id=1, command="reload")
+    room.settle()
+    reply = room.asked[0][1]
+    reply.progress("half")
+    assert reply.gone
+    reply.result({})
+    room.settle()
+    assert room.watched() == 0
+
+
+def test_a_client_that_does_not_read_is_cut_and_never_blocks(room: Room) -> None:
+    with connected(room) as client:
+        ask(room, client, id=1, command="reload")
+        reply = room.asked[0][1]
+        lines = 0
+        while not reply.gone:
+            reply.progress("x" * 10_000)
+            lines += 1
+            assert lines * 10_000 < 3 * MAX_UNREAD, "nobody cut it"
+        assert lines * 10_000 > MAX_UNREAD
+    assert room.watched() == 0
+
+
+def test_one_answer_larger_than_the_limit_arrives_whole(room: Room) -> None:
+    with connected(room) as client:
+        ask(room, client, id=1, command="stacks")
+        room.asked[0][1].result({"workers": "x" * (2 * MAX_UNREAD)})
+        received = b""
+        while not received.endswith(b"\n"):
+            received += client.recv(1 << 20)
+            room.settle()
+        assert len(json.loads(received)["result"]["workers"]) == 2 * MAX_UNREAD
+
+
+def test_more_clients_than_allowed_are_told_so(room: Room) -> None:
+    clients = [socket.socket(socket.AF_UNIX) for _ in range(MAX_CLIENTS + 1)]
+    try:
+        for client in clients:
+            client.connect(room.path)
+            room.settle()
+        assert heard(clients[-1])[0]["error"]["message"] == "64 clients are connected already"
+        assert heard(clients[0]) == []
+        clients.pop(0).close()
+        room.settle()
+        with connected(room) as late:
+            ask(room, late, id=1, command="status")
+        assert len(room.asked) == 1
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_running_out_of_descriptors_closes_the_client_and_does_not_spin(room: Room) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(room.path)
+        try:
+            lowest = os.dup(0)
+            os.close(lowest)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+            room.settle()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for descriptor in taken:
+                os.close(descriptor)
+        assert heard(client) == ["end"]
+
+
+def test_another_user_is_refused(room: Room) -> None:
+    if os.geteuid() == 0:
+        os.chmod(os.path.dirname(room.path), 0o755)
+        os.chmod(room.path, 0o666)
+        os.seteuid(65534)
+        try:
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(room.path)
+        finally:
+            os.seteuid(0)
+        stranger, expected = 65534, 0
+    else:
+        room.server._owner_uid = expected = os.geteuid() + 1
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(room.path)
+        stranger = os.geteuid()
+    with client:
+        room.settle()
+        refusal, end = heard(client)
+    assert refusal["error"]["message"] == (
+        f"user {stranger} may not control this server, expected user {expected} or root"
+    )
+    assert end == "end"
+
+
+def test_the_socket_is_private_and_its_missing_folder_too(folder: str) -> None:
+    before = os.umask(0)
+    try:
+        room = Room(f"{folder}/a/b/control.sock")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.stat(room.path).st_mode) == 0o600
+    assert stat.S_IMODE(os.stat(f"{folder}/a/b").st_mode) == 0o700
+    assert stat.S_IMODE(os.stat(f"{folder}/a").st_mode) == 0o700
+    room.close()
+
+
+def test_a_living_servers_path_is_never_taken(room: Room) -> None:
+    error = refuse(room)
+    assert error.message == f"cannot listen on the control socket {room.path}: a running server listens there"
+    assert error.exit_code == 3
+    room.settle()
+    with connected(room) as client:
+        ask(room, client, id=1, command="status")
+    assert len(room.asked) == 1
+
+
+def test_a_server_too_busy_to_accept_counts_as_living(folder: str) -> None:
+    path = f"{folder}/busy.sock"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as waiting:
+        listener.bind(path)
+        listener.listen(0)
+        waiting.connect(path)
+        with pytest.raises(ListenError, match="a running server listens there"):
+            ControlServer(path, lambda *_: None, owner_uid=0)
+
+
+def test_a_dead_servers_path_is_replaced(folder: str) -> None:
+    path = f"{folder}/control.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(path)
+    room = Room(path)
+    with connected(room) as client:
+        ask(room, client, id=1, command="status")
+    assert len(room.asked) == 1
+    room.close()
+
+
+@pytest.mark.parametrize("make", [lambda path: open(path, "w").close(), os.mkdir])
+def test_what_is_no_socket_is_left_alone(folder: str, make: Any) -> None:
+    path = f"{folder}/notes.txt"
+    make(path)
+    with pytest.raises(ListenError, match="expected nothing or a socket there"):
+        ControlServer(path, lambda *_: None, owner_uid=0)
+    assert os.path.exists(path)
+
+
+def test_a_path_too_long_is_an_error_that_names_it(folder: str) -> None:
+    path = f"{folder}/{'x' * 120}"
+    with pytest.raises(
+        ListenError, match=r"cannot listen on the control socket .*x{120}: AF_UNIX path too long"
+    ):
+        ControlServer(path, lambda *_: None, owner_uid=0)
+
+
+def test_closing_removes_the_path_and_ends_every_client(folder: str) -> None:
+    room = Room(f"{folder}/control.sock")
+    with connected(room) as client:
+        ask(room, client, id=1, command="stop")
+        room.close()
+        assert heard(client) == ["end"]
+        assert room.asked[0][1].gone
+    assert os.listdir(folder) == []
+
+
+def test_closing_leaves_a_successors_path_alone(folder: str) -> None:
+    room = Room(f"{folder}/control.sock")
+    os.unlink(room.path)
+    successor = Room(room.path)
+    room.close()
+    with connected(successor) as client:
+        ask(successor, client, id=1, command="status")
+    assert len(successor.asked) == 1
+    successor.close()
+
+
+def test_nothing_is_left_open(folder: str) -> None:
+    def open_descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = open_descriptors()
+    room = Room(f"{folder}/control.sock")
+    refuse(room)
+    with connected(room) as client:
+        ask(room, client, id=1, command="status")
+    room.close()
+    assert open_descriptors() == before
+    assert server_module.BACKLOG <= socket.SOMAXCONN
