@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from prefork.control.messages import Current, PoolStatus, ServerStatus, WorkerStatus
+from prefork.control.messages import Current, ListenerStatus, PoolStatus, ServerStatus, WorkerStatus
 from prefork.units import format_duration, format_size
 
 # In a pipe nothing is cut off or wrapped: lines are as long as they are.
@@ -88,11 +88,8 @@ def _pools(pools: Sequence[PoolStatus], wide: bool) -> Table:
             _line(pool.name, "bold"),
             _ready(pool),
             str(pool.restarts),
-            _line("\n".join(listener.address for listener in pool.listeners) or "-"),
-            "\n".join(
-                f"{'-' if listener.queue is None else listener.queue}/{listener.backlog}"
-                for listener in pool.listeners
-            ),
+            _lines([listener.address for listener in pool.listeners]),
+            _lines([_queue(listener) for listener in pool.listeners]),
             _line(f"{pool.kind} {pool.application}"),
         )
     return table
@@ -101,6 +98,10 @@ def _pools(pools: Sequence[PoolStatus], wide: bool) -> Table:
 def _ready(pool: PoolStatus) -> Text:
     style = "green" if pool.ready >= pool.wanted else "yellow" if pool.ready else "red"
     return _line(f"{pool.ready} of {pool.wanted}", style)
+
+
+def _queue(listener: ListenerStatus) -> str:
+    return f"{'-' if listener.queue is None else listener.queue}/{listener.backlog}"
 
 
 def _notes(pool: PoolStatus) -> list[Text]:
@@ -162,11 +163,16 @@ def _state(state: str) -> Text:
 
 
 def _line(text: str, style: str = "") -> Text:
-    """Return a cell whose lines are cut off with an ellipsis where the terminal is too narrow, never wrapped.
+    """Return a cell that is cut off with an ellipsis where the terminal is too narrow, never wrapped.
 
     The column must not be ``no_wrap`` itself, or rich takes the missing width from all columns alike.
     """
-    return Text("\n".join(_safe(line) for line in text.split("\n")), style, no_wrap=True, overflow="ellipsis")
+    return Text(_safe(text), style, no_wrap=True, overflow="ellipsis")
+
+
+def _lines(texts: Sequence[str]) -> Text:
+    """Return a cell of several lines, which stay beside those of the next column."""
+    return Text("\n").join(_line(text) for text in texts or ["-"])
 
 
 def _safe(text: str) -> str:
