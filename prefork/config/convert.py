@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import msgspec
 
@@ -25,7 +24,7 @@ from prefork.units import (
 )
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
-_OCTAL = re.compile(r"(?:0o)?[0-7]{1,5}", re.ASCII)
+_OCTAL = re.compile(r"(?:0o)?[0-7]{1,4}", re.ASCII)
 _ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?|[0-9]{1,9}", re.ASCII)
 _ACCOUNT_EXPECTED = "the name or the number of an account"
 
@@ -56,29 +55,6 @@ def nearest(found: object, known: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
-def sample(option: Option) -> str:
-    """Return a value that the option accepts, as TOML: its example, or else its default."""
-    return option.told("example") or written_default(option)
-
-
-def written_default(option: Option) -> str:
-    """Return an option's default as TOML, or nothing if there is none that can be written."""
-    default = option.default
-    if default is None or default is msgspec.NODEFAULT or default == () or default == {}:
-        return ""
-    if option.unit is Unit.SIZE:
-        return f'"{write_size(default)}"' if default % 1024 == 0 else str(default)
-    if isinstance(default, Share):
-        return json.dumps(str(default)) if default.percent is not None else str(default)
-    return f"{default:g}" if isinstance(default, float) else json.dumps(default)
-
-
-def choices(option: Option) -> tuple[str, ...]:
-    """Return the values of an option that is a choice."""
-    literal = next(argument for argument in get_args(option.type) if get_origin(argument) is Literal)
-    return get_args(literal)
-
-
 def _in_range(option: Option, value: Any, parsed: Any) -> Any:
     try:
         return msgspec.convert(parsed, option.type)
@@ -104,7 +80,7 @@ def _count(option: Option, value: Any) -> int:
         return value
     auto = ' or "auto"' if option.unit is Unit.WORKERS else ""
     whole = isinstance(value, str) and value.isdecimal() and len(value) <= 9
-    better = int(value) if whole else sample(option)
+    better = int(value) if whole else option.sample()
     raise UnitError(f"a whole number{auto}", value, f"write {option.name} = {better}")
 
 
@@ -123,7 +99,7 @@ def _mode(option: Option, value: Any, written: str) -> int:
 def _text(option: Option, value: Any) -> str:
     if isinstance(value, str) and value and "\0" not in value:
         return value
-    raise UnitError("text", value, f"write {option.name} = {sample(option)}")
+    raise UnitError("text", value, f"write {option.name} = {option.sample()}")
 
 
 def _name(option: Option, value: Any) -> str:
@@ -141,7 +117,7 @@ def _account(option: Option, value: Any) -> str:
 
 
 def _choice(option: Option, value: Any) -> str:
-    known = choices(option)
+    known = option.choices()
     if value in known:
         return str(value)
     near = nearest(value, known)
@@ -165,7 +141,7 @@ def _application_hint(option: Option, text: str) -> str:
     names = module.removesuffix(".py").strip("./").replace("/", ".")
     better = f"{names}:{attribute or 'app'}"
     usable = all(name.isidentifier() for part in better.split(":") for name in part.split("."))
-    return f"write {option.name} = {shown(better) if usable else sample(option)}"
+    return f"write {option.name} = {shown(better) if usable else option.sample()}"
 
 
 _PARSERS: dict[Unit, Callable[[Option, Any], Any]] = {

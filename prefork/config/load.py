@@ -18,13 +18,12 @@ from prefork.config.conflicts import check_conflicts
 from prefork.config.convert import convert, nearest
 from prefork.config.document import Document, Setting, read
 from prefork.config.lines import Path
-from prefork.config.schema import Config, Http, Listen, Log, Master, Option, Pool, Unit, options
+from prefork.config.schema import POOL_NAME, Config, Http, Listen, Log, Master, Option, Pool, Unit, options
 from prefork.config.settings import apply_environment, apply_settings
 from prefork.units import Address, TcpAddress, UnitError, UnixAddress, check_unix_path, shown
 
 TABLES = ("master", "log", "pool")
 HOMES = {"[master]": Master, "[log]": Log, "[pool.NAME]": Pool, "[pool.NAME.http]": Http}
-POOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 VARIABLE = re.compile(r"[^=\0]+")
 UNNAMED = re.compile(r"[^A-Za-z0-9._-]+|^[^A-Za-z0-9]+", re.ASCII)
 
@@ -100,7 +99,7 @@ class _Reader:
 
     def _is_pool(self, name: str, value: Any) -> bool:
         path: Path = ("pool", name)
-        if not POOL_NAME.fullmatch(name):
+        if not re.fullmatch(POOL_NAME, name, re.ASCII):
             expected = 'a pool\'s name of at most 64 letters, digits, "-" and "_"'
             self._document.complain(path, expected, shown(name))
         elif not isinstance(value, dict):

@@ -1,12 +1,13 @@
 """Every option, declared once: type, default, range, unit and one line of documentation.
 
-Validation (load.py), conf/full.toml and ``prefork schema`` (reference.py) come from here. A field with a description is
+Validation (convert.py), conf/full.toml (starter.py) and ``prefork schema`` come from here. A field with a description is
 a key of the TOML file; the few without one are filled in by the loader. ``None`` as a default means "none"; a default
 that depends on something else is told in words (``otherwise``).
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
@@ -16,13 +17,16 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-from prefork.units import Address, Share
+from prefork.units import Address, Share, write_size
 
 DAY = 86400.0
 YEAR = 366 * DAY
 MANY = 1_000_000
 MAX_WORKERS = 1000
 GIB = 2**30
+
+
+POOL_NAME = r"[A-Za-z0-9_-]{1,64}"
 
 
 class Unit(StrEnum):
@@ -92,6 +96,25 @@ class Option:
     def unit(self) -> Unit:
         """Return how the value is written."""
         return Unit(self.told("unit"))
+
+    def choices(self) -> tuple[str, ...]:
+        """Return the values of an option that is a choice."""
+        return get_args(get_args(self.type)[0])
+
+    def written_default(self) -> str:
+        """Return the default as TOML, or nothing if it is told in words or empty."""
+        default = self.default
+        if default in (None, (), {}) or isinstance(default, msgspec.Struct | type(msgspec.NODEFAULT)):
+            return ""
+        if isinstance(default, float) and default.is_integer():
+            return str(int(default))
+        if self.unit is Unit.SIZE and default % 1024 == 0:
+            return json.dumps(write_size(default))
+        return json.dumps(str(default) if isinstance(default, Share) else default)
+
+    def sample(self) -> str:
+        """Return a value that the option accepts, as TOML: its example, or else its default."""
+        return self.told("example") or self.written_default()
 
 
 @cache
@@ -309,3 +332,64 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     master: Master
     log: Log
     pools: dict[str, Pool]
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of the TOML file, for editors and for ``prefork schema``."""
+    pool = _table_schema(Pool) | {"oneOf": [{"required": ["handler"]}, {"required": ["wsgi"]}]}
+    pools = {"type": "object", "minProperties": 1, "additionalProperties": False}
+    pools |= {"description": "pools by name", "patternProperties": {f"^{POOL_NAME}$": pool}}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "prefork configuration",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["pool"],
+        "properties": {"master": _table_schema(Master), "log": _table_schema(Log), "pool": pools},
+    }
+
+
+def _table_schema(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    properties = {name: _option_schema(found) for name, found in options(struct).items()}
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def _option_schema(found: Option) -> dict[str, Any]:
+    limits = {"minimum": found.meta.ge, "exclusiveMinimum": found.meta.gt, "maximum": found.meta.le}
+    ranged = {key: limit for key, limit in limits.items() if limit is not None}
+    schema = {"description": found.meta.description} | _value_schema(found, ranged)
+    default = found.written_default()
+    return schema | ({"default": json.loads(default)} if default else {})
+
+
+def _value_schema(found: Option, ranged: dict[str, Any]) -> dict[str, Any]:
+    if found.unit is Unit.LISTENERS:
+        listen = _table_schema(Listen) | {"required": ["address"]}
+        return {"type": "array", "minItems": 1, "items": {"anyOf": [{"type": "string"}, listen]}}
+    if found.unit is Unit.TABLE:
+        return _table_schema(Http)
+    if found.unit is Unit.VARIABLES:
+        return {"type": "object", "additionalProperties": {"type": "string"}}
+    if found.unit is Unit.CHOICE:
+        return {"enum": list(found.choices())}
+    return _plain_schema(found.unit, ranged)
+
+
+def _plain_schema(unit: Unit, ranged: dict[str, Any]) -> dict[str, Any]:
+    whole = {"type": "integer"} | ranged
+    number = {"type": "number"} | ranged
+    ways: dict[Unit, list[dict[str, Any]]] = {
+        Unit.COUNT: [whole],
+        Unit.WORKERS: [whole, {"const": "auto"}],
+        Unit.DURATION: [number, _text_schema(r"^\s*([0-9]+(\.[0-9]+)?\s*(d|h|m|s|ms)\s*)+$")],
+        Unit.SIZE: [whole, _text_schema(r"^[0-9]+(\.[0-9]+)?\s*([kKMGT]?B|[KMGT]iB)$")],
+        Unit.SHARE: [whole | {"minimum": 1}, _text_schema(r"^[0-9]+(\.[0-9]+)?\s*%$")],
+        Unit.MODE: [_text_schema(r"^(0o)?[0-7]{1,4}$"), whole],
+        Unit.ACCOUNT: [{"type": "string"}, {"type": "integer", "minimum": 0}],
+    }
+    found = ways.get(unit, [{"type": "string", "minLength": 1}])
+    return found[0] if len(found) == 1 else {"anyOf": found}
+
+
+def _text_schema(pattern: str) -> dict[str, Any]:
+    return {"type": "string", "pattern": pattern}

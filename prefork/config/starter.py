@@ -1,0 +1,98 @@
+"""Files for people to start from: what ``prefork init`` writes, and the reference conf/full.toml."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from prefork.config.schema import Http, Listen, Log, Master, Option, Pool, Unit, options
+
+COLUMN = 42
+
+SERVER_TOML = """\
+# prefork's configuration. Run it from this folder:     prefork run server.toml
+# Check it, and that the application loads:             prefork check server.toml
+# While it runs:    prefork status server.toml          prefork reload server.toml (or a HUP)
+# All keys:         prefork schema
+
+[master]
+control = "run/server.sock"       # where status, reload and stop find the server
+
+[log]
+level = "info"                    # debug, info, warning, error
+
+[pool.web]                        # a pool: equal workers that share their listeners
+listen = ["127.0.0.1:8000"]       # also "[::1]:8000", "0.0.0.0:80", "unix:run/web.sock"
+wsgi = "app:application"          # module:attribute, found in this folder
+workers = 2                       # a number, or "auto": as many as there are usable CPUs
+threads = 1                       # requests that one worker runs at once
+request_timeout = 30              # a request that takes longer ends with its worker; 0: never
+"""
+
+APP_PY = '''\
+"""A WSGI application (PEP 3333): replace it by your own, Django's, Flask's …"""
+
+
+def application(environ, start_response):
+    """Answer every request."""
+    body = f"Hello! You asked for {environ['PATH_INFO']}\\n".encode()
+    start_response("200 OK", [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))])
+    return [body]
+'''
+
+FULL_HEAD = """\
+# Every key, with its default and what it means; a key that has no default is shown as an example in a comment.
+# Generated from prefork/config/schema.py: tests/unit/config/test_starter.py says how.
+#
+# Durations are seconds, or text like "1m30s" or "500ms". Sizes are bytes, or text like "64KiB" or "1GiB".
+# Relative paths start at master.directory. Every value can also be set by the environment, as in
+# PREFORK_POOL__WEB__WORKERS=8, and, stronger, by the command line, as in --set pool.web.workers=8.
+"""
+
+
+def starter() -> dict[str, str]:
+    """Return the files of a new project that runs at once: text by file name."""
+    return {"server.toml": SERVER_TOML, "app.py": APP_PY}
+
+
+def full_toml() -> str:
+    """Return conf/full.toml: every key with its default and its documentation."""
+    web = {"listen": '["127.0.0.1:8000"]', "wsgi": '"prefork.examples.hello:app"'}
+    lines = [
+        *_table("[master]", Master),
+        *_table("[log]", Log),
+        "# Any number of pools, each with a name of letters, digits, - and _; exactly one of handler and wsgi.",
+        *_table("[pool.web]", Pool, web),
+        *_table("[pool.web.http]", Http),
+        "[pool.echo]",
+        'handler = "prefork.examples.echo:handle"',
+        "",
+        "# A listener as a table of its own says more than an address in the list does.",
+        *_table("[[pool.echo.listen]]", Listen, {"address": '"unix:run/echo.sock"'}),
+    ]
+    return "\n".join([FULL_HEAD, *lines]).rstrip() + "\n"
+
+
+def _table(
+    header: str, struct: type[msgspec.Struct], values: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Yield the lines of a table; ``values`` are written where there is no default to write."""
+    yield header
+    for option in options(struct).values():
+        if option.unit is not Unit.TABLE:  # it has a header of its own
+            yield _line(option, (values or {}).get(option.name, option.written_default()))
+    yield ""
+
+
+def _line(option: Option, value: str) -> str:
+    pair = f"{option.name} = {value}" if value else f"# {option.name} = {option.sample()}"
+    return f"{pair:<{COLUMN}} # {_documentation(option)}"
+
+
+def _documentation(option: Option) -> str:
+    otherwise = option.told("otherwise")
+    notes = [f"default: {otherwise}"] if otherwise else []
+    if option.told("kind"):
+        notes.append(f"{option.told('kind')} only")
+    return "; ".join([str(option.meta.description), *notes])
