@@ -84,7 +84,10 @@ def run(conf: Conf, settings: Set = None) -> None:
 
 @app.command()
 def check(conf: Conf, settings: Set = None) -> None:
-    """Say what is wrong with a TOML file and with the applications it names; changes nothing."""
+    """Find what is wrong with a TOML file and its applications.
+
+    Every application is loaded, in a process of its own. Nothing is changed.
+    """
     from prefork.cli import run as local
 
     verdict, failures = local.check(conf, settings or [])
@@ -128,7 +131,10 @@ def status(
 
 @app.command()
 def reload(target: Target, settings: Set = None) -> None:
-    """Read the file again and replace all workers, without a lost request; fails if the new ones do not get ready."""
+    """Read the file again and replace all workers, losing no request.
+
+    If the file is wrong or no new worker gets ready, nothing changes and the command fails.
+    """
     from prefork.cli import ctl
 
     _say(ctl.reload(target, settings or [], _say))
@@ -153,7 +159,7 @@ def stop(
     now: Annotated[bool, typer.Option("--now", help="Cut off what is in flight.")] = False,
     settings: Set = None,
 ) -> None:
-    """Stop a server: it finishes its requests; returns once it has ended."""
+    """Finish all requests and stop; return once the server has ended."""
     from prefork.cli import ctl
 
     _say(ctl.stop(target, settings or [], now, _say))
@@ -173,7 +179,7 @@ def stacks(
     worker: Annotated[str | None, typer.Argument(metavar="[WORKER]", help="Only this one: web/2.")] = None,
     settings: Set = None,
 ) -> None:
-    """Show where in the code all threads of the workers are right now; harms nothing."""
+    """Show where all threads of the workers are in their code right now."""
     from prefork.cli import ctl
 
     typer.echo(ctl.stacks(target, settings or [], worker), nl=False)

@@ -12,7 +12,6 @@ from prefork.config.load import load
 from prefork.config.schema import Config, json_schema
 from prefork.config.starter import starter
 from prefork.errors import BootError, CommandError, ConfigError, Problem
-from prefork.master.start import runtime_directory, usable_cpus
 
 MASTER_TABLE = re.compile(rb"^[ \t]*\[[ \t]*master[ \t]*\].*?(?=^[ \t]*\[|\Z)", re.MULTILINE | re.DOTALL)
 # A configuration without pools is refused; this one is never bound.
@@ -58,6 +57,8 @@ class Source:
         return self._load((table[0] if table else b"") + ANY_POOL, environment, settings)
 
     def _load(self, data: bytes, environment: Mapping[str, str], settings: Sequence[str]) -> Config:
+        from prefork.master.start import runtime_directory, usable_cpus
+
         return load(
             data,
             source=self.conf,

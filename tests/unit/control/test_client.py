@@ -14,7 +14,7 @@ from prefork.control.client import Client, RefusedError, ServerGoneError
 from prefork.control.messages import Request
 from prefork.control.server import Reply
 from prefork.errors import CommandError
-from tests.unit.control.conftest import NEVER_THAT_LONG, Room
+from tests.unit.room import NEVER_THAT_LONG, Room
 
 
 def test_a_call_returns_the_result_after_all_progress(room: Room) -> None:

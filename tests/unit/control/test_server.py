@@ -17,7 +17,7 @@ from prefork.control import server as server_module
 from prefork.control.messages import MAX_REQUEST
 from prefork.control.server import MAX_CLIENTS, MAX_UNREAD, ControlServer
 from prefork.errors import BootError, ConfigError, ListenError, Problem
-from tests.unit.control.conftest import Room
+from tests.unit.room import Room
 
 
 @contextmanager
