@@ -73,7 +73,7 @@ def test_every_command_has_a_summary_that_is_not_cut_off(capsys: Captured) -> No
     out = capsys.readouterr().out
     commands = [line.split()[0] for line in out.split("Commands:\n")[1].splitlines()]
     assert " ".join(commands) == "run check init schema status reload scale stop reopen stacks"
-    assert "..." not in out
+    assert "..." not in out.split("Commands:")[1]
 
 
 @pytest.mark.parametrize(
