@@ -1,0 +1,421 @@
+"""Running a WSGI application (PEP 3333): a request's head and body in, pieces of an answer out.
+
+Nothing here touches a connection. Whoever holds it asks for the next pieces when the last ones are on their way, so
+the same code serves an application that runs in the event loop and one that runs in threads.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, BinaryIO, Final, NamedTuple
+
+from prefork.config.schema import Http
+from prefork.handlers import response
+from prefork.handlers.body import Body
+from prefork.protocols.http1 import Chunked, Grammar, Head, Refusal
+
+__all__ = ["Body", "Cut", "Exchange", "FileSpan", "FileWrapper", "Head", "Refusal", "WsgiApp", "WsgiHandler"]
+
+# A body below it is copied behind its head, so that both go out in one plain send.
+SMALL: Final = 16384
+BODILESS: Final = frozenset({204, 304})
+
+Environ = dict[str, Any]
+Pieces = list[bytes]
+Sink = Callable[[Pieces], None]
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+StartResponse = Callable[..., Callable[[bytes], object]]
+WsgiApp = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+log = logging.getLogger("prefork")
+
+
+class Cut(Exception):  # noqa: N818 (what has to happen to the connection, not a fault of its holder)
+    """An answer has begun and cannot be completed."""
+
+
+class FileSpan(NamedTuple):
+    """A part of a file that is to be sent: its descriptor, the first byte, the number of bytes."""
+
+    descriptor: int
+    offset: int
+    size: int
+
+
+class FileWrapper:
+    """``wsgi.file_wrapper``: an iterable of a file's blocks, which the server may send in a faster way."""
+
+    def __init__(self, filelike: Any, blksize: int = 65536) -> None:
+        self._filelike = filelike
+        self._blksize = blksize
+        if hasattr(filelike, "close"):
+            self.close = filelike.close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        block: bytes = self._filelike.read(self._blksize)
+        if not block:
+            raise StopIteration
+        return block
+
+    def span(self) -> FileSpan | None:
+        """Return what is left to read as a part of a regular file, or None if it is not surely that.
+
+        A fileno() alone proves nothing: that of a GzipFile is the compressed file's.
+        """
+        raw = getattr(self._filelike, "raw", self._filelike)
+        if not isinstance(raw, io.FileIO):
+            return None
+        status = os.fstat(raw.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        offset = self._filelike.tell()
+        return FileSpan(raw.fileno(), offset, max(0, status.st_size - offset))
+
+
+class WsgiHandler:
+    """What all requests of one worker have in common.
+
+    Args:
+        application: the user's.
+        http: the limits of requests.
+        threads: how many threads of this process call the application.
+        leave: called when the application asks for the end of its process (``sys.exit``).
+
+    Attributes:
+        draining: whether answers tell the client that its connection ends with them.
+
+    """
+
+    def __init__(self, application: WsgiApp, http: Http, threads: int, leave: Callable[[], None]) -> None:
+        self.application = application
+        self.leave = leave
+        self.draining = False
+        self.grammar = Grammar(http.max_request_line, http.max_headers, http.max_header_size, http.max_body)
+        self._constant: Environ = {
+            "SCRIPT_NAME": "",
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "http",
+            "wsgi.errors": sys.stderr,
+            "wsgi.multithread": threads > 1,
+            "wsgi.multiprocess": True,
+            "wsgi.run_once": False,
+            "wsgi.input_terminated": True,
+            "wsgi.file_wrapper": FileWrapper,
+        }
+
+    def environ_of(self, name: str, port: str) -> Environ:
+        """Return what all requests have in common that came in at one address."""
+        return {**self._constant, "SERVER_NAME": name, "SERVER_PORT": port}
+
+    def exchange(self, head: Head, body: Body | None, common: Environ, host: str, port: str) -> Exchange:
+        """Return the exchange for one request, not begun yet.
+
+        Args:
+            head: the request's.
+            body: the request's, whole; None without one.
+            common: from ``environ_of``.
+            host: the client's address.
+            port: the client's port.
+
+        """
+        line = head.line
+        environ: Environ = {
+            **common,
+            "REMOTE_ADDR": host,
+            "REMOTE_PORT": port,
+            "REQUEST_METHOD": line.method,
+            "PATH_INFO": line.path,
+            "QUERY_STRING": line.query,
+            "REQUEST_URI": line.target,
+            "RAW_URI": line.target,
+            "SERVER_PROTOCOL": line.protocol,
+            **head.fields,
+        }
+        if body is None:
+            environ["wsgi.input"] = stream = io.BytesIO()
+            return Exchange(self, head, environ, stream)
+        environ["wsgi.input"] = file = body.read_back()
+        if isinstance(head.body, Chunked):
+            # The application gets the body decoded and whole: its length is known, the coding is gone.
+            environ["CONTENT_LENGTH"] = str(body.size)
+            del environ["HTTP_TRANSFER_ENCODING"]
+        return Exchange(self, head, environ, file)
+
+
+class Exchange:
+    """One request and its answer.
+
+    Call ``start`` once, then ``pull`` until ``is_over``, then ``finish``; ``finish`` in any case.
+
+    Attributes:
+        is_over: whether there is nothing left to pull; ``file`` may be left to be sent.
+        file: what is to be sent behind the last pieces.
+        keep_alive: whether the connection can be used for the next request.
+
+    """
+
+    __slots__ = (
+        "_body",
+        "_code",
+        "_environ",
+        "_fields",
+        "_handler",
+        "_has_begun",
+        "_head",
+        "_is_bodiless",
+        "_is_chunked",
+        "_iterator",
+        "_left",
+        "_result",
+        "_sink",
+        "_status",
+        "file",
+        "is_over",
+        "keep_alive",
+    )
+
+    def __init__(self, handler: WsgiHandler, head: Head, environ: Environ, body: BinaryIO) -> None:
+        self.is_over = False
+        self.file: FileSpan | None = None
+        self.keep_alive = head.keep_alive
+        self._handler = handler
+        self._head = head
+        self._environ = environ
+        self._body = body
+        self._status: bytes | None = None
+        self._has_begun = False
+        self._is_bodiless = False
+        self._is_chunked = False
+        self._left: int | None = None
+        self._result: Iterable[bytes] | None = None
+
+    def start(self, sink: Sink) -> Pieces:
+        """Call the application; return the head of the answer and what is known of its body.
+
+        Args:
+            sink: takes what the application writes by PEP 3333's ``write``, before this returns; may raise Cut.
+
+        Raises Cut when the answer has begun and cannot be completed.
+
+        """
+        self._sink = sink
+        try:
+            result = self._result = self._handler.application(self._environ, self._start_response)
+            if result.__class__ is list or result.__class__ is tuple:
+                return self._take_whole(result)
+            if isinstance(result, FileWrapper) and (span := result.span()) is not None:
+                return self._take_file(span, result)
+            return self._take_first(result)
+        except Cut:
+            raise
+        except BaseException as error:  # noqa: BLE001 (whatever an application raises is an answer of 500)
+            return self._fail(error)
+
+    def pull(self) -> Pieces:
+        """Return the next pieces; none, when the application has nothing more to say.
+
+        Raises Cut when the application fails.
+        """
+        try:
+            for piece in self._iterator:
+                if piece:
+                    return self._frame(piece)
+        except BaseException as error:  # noqa: BLE001 (as above, but the answer has begun)
+            self._report(error)
+            raise Cut from None
+        return self._end()
+
+    def finish(self) -> None:
+        """Tell the application that the answer is over, one way or another."""
+        close = getattr(self._result, "close", None)
+        self._result = None
+        try:
+            if close is not None:
+                close()
+        except BaseException as error:  # noqa: BLE001 (as above)
+            self._report(error)
+        self._body.close()
+
+    def _start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
+    ) -> Callable[[bytes], object]:
+        if exc_info is not None:
+            try:
+                if self._has_begun:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # PEP 3333: no reference cycle through the traceback
+        elif self._status is not None:
+            raise AssertionError("start_response was called a second time without exc_info")
+        self._code, line = response.read_status(status)
+        self._fields = response.read_fields(headers)
+        self._status = line
+        return self._write
+
+    def _write(self, data: bytes) -> None:
+        _check_piece(data)
+        if not data:
+            return
+        head = [] if self._has_begun else [self._begin(None)]
+        self._sink([*head, *self._frame(data)])
+
+    def _take_whole(self, result: list[bytes] | tuple[bytes, ...]) -> Pieces:
+        body = result[0] if len(result) == 1 else b"".join(result)
+        _check_piece(body)
+        if self._has_begun:
+            return [*(self._frame(body) if body else []), *self._end()]
+        head = self._begin(len(body))
+        self.is_over = True
+        if self._is_bodiless:
+            return [head]
+        if self._left != len(body):
+            return [head, *self._limit(body), *self._end()]
+        return [head + body] if len(body) < SMALL else [head, body]
+
+    def _take_file(self, span: FileSpan, wrapper: FileWrapper) -> Pieces:
+        if self._has_begun:
+            return self._take_first(wrapper)
+        head = self._begin(span.size)
+        self.is_over = True
+        if self._left:
+            self.file = span._replace(size=min(span.size, self._left))
+            self._compare_length(span.size)
+        return [head]
+
+    def _take_first(self, result: Iterable[bytes]) -> Pieces:
+        """Return the first piece that is not empty, with the head before it: PEP 3333 wants them in this order."""
+        self._iterator = iter(result)
+        piece = next(filter(None, self._iterator), b"")
+        _check_piece(piece)
+        if self._has_begun:
+            return self._frame(piece) if piece else self._end()
+        is_whole = not piece or _is_single(result)
+        head = self._begin(len(piece) if is_whole else None)
+        if is_whole or self._is_bodiless:
+            return [head, *(self._frame(piece) if piece else []), *self._end()]
+        return [head, *self._frame(piece)]
+
+    def _begin(self, size: int | None) -> bytes:
+        """Return the head, having decided on the framing of a body whose size is known or not."""
+        if self._status is None:
+            raise AssertionError("the application did not call start_response")
+        fields = self._fields
+        lines = [self._status, *fields.lines]
+        if not fields.has_date:
+            lines.append(response.date.line())
+        if not fields.has_server:
+            lines.append(response.SERVER)
+        self._choose_framing(size, lines)
+        self._choose_persistence(lines)
+        lines.append(b"\r\n")
+        self._has_begun = True
+        return b"".join(lines)
+
+    def _choose_framing(self, size: int | None, lines: list[bytes]) -> None:
+        fields = self._fields
+        if self._code in BODILESS or self._head.line.method == "HEAD":
+            self._is_bodiless = True
+            self._tell_length(size, lines)
+        elif fields.length is not None:
+            self._left = fields.length
+            lines.append(fields.length_line)
+        elif size is not None:
+            self._left = size
+            lines.append(b"Content-Length: %d\r\n" % size)
+        elif self._head.line.is_1_1:
+            self._is_chunked = True
+            lines.append(b"Transfer-Encoding: chunked\r\n")
+        else:
+            self.keep_alive = False  # the body's end is the connection's
+
+    def _tell_length(self, size: int | None, lines: list[bytes]) -> None:
+        # RFC 9110 8.6: the length that GET would have been answered with may be told to HEAD and in 304, but
+        # none in 204. An empty body says nothing about it: many applications leave the body of HEAD out.
+        if self._fields.length is not None and self._code != 204:
+            lines.append(self._fields.length_line)
+        elif size and self._code not in BODILESS:
+            lines.append(b"Content-Length: %d\r\n" % size)
+
+    def _choose_persistence(self, lines: list[bytes]) -> None:
+        if self._fields.asks_close or self._handler.draining:
+            self.keep_alive = False
+        if not self.keep_alive:
+            lines.append(b"Connection: close\r\n")
+        elif not self._head.line.is_1_1:
+            lines.append(b"Connection: keep-alive\r\n")
+
+    def _frame(self, piece: bytes) -> Pieces:
+        _check_piece(piece)
+        if self._is_bodiless:
+            return []
+        if self._is_chunked:
+            size = b"%x\r\n" % len(piece)
+            return [size + piece + b"\r\n"] if len(piece) < SMALL else [size, piece, b"\r\n"]
+        return [piece] if self._left is None else self._limit(piece)
+
+    def _limit(self, piece: bytes) -> Pieces:
+        """Return what a Content-Length has room for: the client would take more for the next answer."""
+        assert self._left is not None
+        if len(piece) > self._left:
+            self._compare_length(len(piece))
+            self.is_over = True
+            piece = piece[: self._left]
+        self._left -= len(piece)
+        return [piece] if piece else []
+
+    def _end(self) -> Pieces:
+        self.is_over = True
+        if self._is_chunked:
+            return [b"0\r\n\r\n"]
+        if self._left:
+            self._compare_length(0)
+        return []
+
+    def _compare_length(self, found: int) -> None:
+        """Report a body of another length than the application had announced; its connection ends with it."""
+        if self._left is not None and found != self._left:
+            self.keep_alive = False
+            relation = "longer" if found > self._left else "shorter"
+            log.error("%s: the body is %s than its Content-Length", self._what, relation)
+
+    def _fail(self, error: BaseException) -> Pieces:
+        self._report(error)
+        if self._has_begun:
+            raise Cut from None
+        self.is_over = True
+        close = not self.keep_alive or self._handler.draining
+        self.keep_alive = not close
+        with_body = self._head.line.method != "HEAD"
+        return [response.plain(500, "Internal Server Error", close=close, body=with_body)]
+
+    def _report(self, error: BaseException) -> None:
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            self.keep_alive = False
+            self._handler.leave()
+        log.error("%s: the application failed", self._what, exc_info=error)
+
+    @property
+    def _what(self) -> str:
+        return self._head.line.what.decode("latin-1")
+
+
+def _check_piece(piece: bytes) -> None:
+    if not isinstance(piece, bytes):
+        raise TypeError(f"expected bytes in the body, found {type(piece).__name__}")
+
+
+def _is_single(result: Iterable[bytes]) -> bool:
+    """Return whether there is but one piece, as PEP 3333 lets a server find out."""
+    try:
+        return len(result) == 1  # type: ignore[arg-type]
+    except TypeError:
+        return False

@@ -1,0 +1,476 @@
+"""HTTP/1.1 requests out of bytes (RFC 9110, RFC 9112): heads, the framing of bodies, and reasons to refuse.
+
+Real clients repeat nearly all of their lines, and what a line means depends on its bytes alone. So a line is
+judged once, by llhttp and by what llhttp leaves to its user, and afterwards found again in a bounded table under
+its bytes. What depends on several lines at once (framing, Host, repetition) is judged for every request.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+import httptools
+
+# Lines kept in a table, and the longest kept: 8 MiB at most. A full table starts again from nothing, which costs
+# less than keeping count of what was used last.
+TABLE_LINES: Final = 8192
+TABLE_LINE_SIZE: Final = 512
+# A head may take as much as this many fields of the largest size; nginx has large_client_header_buffers 4.
+LARGE_FIELDS: Final = 8
+# Chunk extensions mean nothing to anybody; Go's net/http bounds them in all at 16 KiB too (CVE-2023-39326).
+MAX_EXTENSIONS: Final = 16384
+
+CONTROLS_OF_FIELD: Final = bytes(set(range(256)) - set(range(32)) - {127} | {9})
+BLANK_LINES: Final = re.compile(rb"(?:\r\n)*")
+METHOD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# What a partial head may begin with: all known methods are letters; CR begins a blank line; nothing came yet.
+BEGINNINGS: Final = frozenset({bytes([letter]) for letter in range(65, 91)} | {b"\r", b""})
+TARGET: Final = re.compile(
+    rb"[\x21\x22\x24-\x7e]+"
+)  # RFC 9112 3.2 is narrower, but browsers send | and " as they are
+ABSOLUTE: Final = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://([^/?]+)(.*)")
+HOST: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")  # RFC 3986 3.2.2
+VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
+LENGTH: Final = re.compile(r"[0-9]{1,19}")
+MAX_LENGTH: Final = 2**63 - 1
+CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
+
+UNREPEATABLE: Final = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE"})
+# A field whose CGI name is that of the variable naming an outgoing proxy (httpoxy, CVE-2016-5385).
+POISON: Final = b"proxy"
+
+
+class Refusal(Exception):  # noqa: N818 (it is an answer to be sent, not a fault of ours)
+    """A request that is not going to be served.
+
+    Args:
+        status: the status to answer with.
+        reason: what was found and what was expected, for the client's author to read.
+
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"{status}: {reason}")
+        self.status = status
+        self.reason = reason
+
+
+class RequestLine:
+    """What one request line says.
+
+    Attributes:
+        method: as it came, upper case.
+        target: as it came.
+        path: decoded from percent-encoding into latin-1, as PEP 3333 wants it; empty for ``*``.
+        query: what follows the first question mark, as it came.
+        protocol: ``HTTP/1.1`` or ``HTTP/1.0``.
+        authority: host and port of a target in absolute form (RFC 9112 3.2.2), which overrule the Host field.
+        what: method and path, for people to read.
+
+    """
+
+    __slots__ = ("authority", "is_1_1", "method", "path", "protocol", "query", "target", "what")
+
+    def __init__(self, method: str, target: str, protocol: str) -> None:
+        self.method = method
+        self.target = target
+        self.protocol = protocol
+        self.is_1_1 = protocol == "HTTP/1.1"
+        self.authority, local = _split_target(method, target)
+        path, _, self.query = local.partition("?")
+        self.path = unquote_to_bytes(path).decode("latin-1")
+        self.what = f"{method} {path or target}".encode("latin-1")
+
+
+class Head:
+    """A request's line and fields.
+
+    Attributes:
+        line: the request line.
+        fields: values by CGI name (RFC 3875 4.1.18: ``HTTP_ACCEPT``, ``CONTENT_TYPE``), repeated ones joined.
+        body: how the body is framed; None without one.
+        keep_alive: whether the client wants to go on using the connection.
+        expects: whether the client waits for 100 Continue before it sends the body (RFC 9110 10.1.1).
+        size: the length of the head in bytes, with all that ended it.
+
+    """
+
+    __slots__ = ("body", "expects", "fields", "keep_alive", "line", "size")
+
+    def __init__(self, line: RequestLine, fields: dict[str, str], size: int) -> None:
+        self.line = line
+        self.fields = fields
+        self.size = size
+        self.body: Framing | None = None
+        self.expects = False
+        self.keep_alive = line.is_1_1
+
+
+class Grammar:
+    """Reads heads, within limits; what it learns about lines serves all connections of a worker.
+
+    Args:
+        max_request_line: bytes of a request line; 414 beyond.
+        max_headers: fields of one head; 431 beyond.
+        max_header_size: bytes of one field's line; 431 beyond.
+        max_body: bytes of a body, decoded; 413 beyond.
+
+    """
+
+    def __init__(self, max_request_line: int, max_headers: int, max_header_size: int, max_body: int) -> None:
+        self._max_request_line = max_request_line
+        self._max_headers = max_headers
+        self._max_header_size = max_header_size
+        self._max_body = max_body
+        self._max_head = max_request_line + LARGE_FIELDS * max_header_size
+        self._lines: dict[bytes, RequestLine] = {}
+        self._fields: dict[bytes, tuple[str, str]] = {}
+
+    def read_head(self, data: bytes) -> Head | None:
+        """Return the head that ``data`` begins with, or None if its end has not come yet.
+
+        Raises Refusal, and may do so before the end came.
+        """
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            self._check_beginning(data)
+            return None
+        first, *rest = data[:end].split(b"\r\n")
+        if not first:
+            return self._skip_blank_lines(data)
+        try:
+            line = self._lines[first]
+            fields = dict(map(self._fields.__getitem__, rest))
+        except KeyError:
+            line, fields = self._learn(first, rest)
+        if len(fields) != len(rest):
+            fields = self._merge(rest)
+        if end > self._max_head or len(rest) > self._max_headers:
+            raise self._too_large(len(rest))
+        head = Head(line, fields, end + 4)
+        self._judge_together(head)
+        return head
+
+    def _skip_blank_lines(self, data: bytes) -> Head | None:
+        # RFC 9112 2.2: some clients end a body with a line break that its length does not count.
+        found = BLANK_LINES.match(data)
+        assert found is not None, "nothing at all matches too"
+        head = self.read_head(data[found.end() :])
+        if head is not None:
+            head.size += found.end()
+        return head
+
+    def _check_beginning(self, data: bytes) -> None:
+        """Refuse what nothing can turn into a valid head, rather than wait for its end."""
+        if data[:1] not in BEGINNINGS:
+            raise Refusal(400, "a request begins with a method")
+        first = data.find(b"\r\n", 2)  # behind a blank line, if there is one
+        if first > self._max_request_line + 2 or (first < 0 and len(data) > self._max_request_line + 3):
+            raise Refusal(414, f"the request line is longer than {self._max_request_line} bytes")
+        if len(data) > self._max_head + 3:
+            raise self._too_large(data.count(b"\r\n"))
+        if data.count(b"\n") != data.count(b"\r\n"):
+            raise Refusal(400, "a line ends with LF, expected CR LF")
+
+    def _too_large(self, count: int) -> Refusal:
+        if count > self._max_headers:
+            return Refusal(431, f"{count} fields, at most {self._max_headers} are accepted")
+        return Refusal(431, f"the head is larger than {self._max_head} bytes")
+
+    def _learn(self, first: bytes, rest: list[bytes]) -> tuple[RequestLine, dict[str, str]]:
+        """Judge those lines of a head that are not known yet, and keep them."""
+        if len(rest) > self._max_headers:
+            raise self._too_large(len(rest))
+        line = self._lines.get(first) or self._read_line(first)
+        unknown = [field for field in rest if field not in self._fields]
+        pairs = [self._split_field(field) for field in unknown]
+        _ask_llhttp(line, pairs)
+        _keep(self._lines, first, line)
+        fields = {field: _name_for_cgi(pair) for field, pair in zip(unknown, pairs, strict=True)}
+        known = {field: self._fields[field] for field in rest if field not in fields}
+        for field, named in fields.items():
+            if named[0]:
+                _keep(self._fields, field, named)
+        merged = merge([fields.get(field) or known[field] for field in rest])
+        return line, merged
+
+    def _merge(self, rest: list[bytes]) -> dict[str, str]:
+        return merge([self._fields[field] for field in rest])
+
+    def _read_line(self, first: bytes) -> RequestLine:
+        if len(first) > self._max_request_line:
+            raise Refusal(414, f"a request line of {len(first)} bytes, at most {self._max_request_line}")
+        method, *others = first.split(b" ")
+        if not METHOD.fullmatch(method):
+            raise Refusal(400, "a request begins with a method")
+        if len(others) != 2 or not TARGET.fullmatch(others[0]):
+            raise Refusal(400, "the request line is not a method, a target and a version")
+        target, version = others
+        if not VERSION.fullmatch(version):
+            raise Refusal(400, "the request line does not end with a version")
+        if version not in (b"HTTP/1.1", b"HTTP/1.0"):
+            raise Refusal(505, "expected HTTP/1.1 or HTTP/1.0")
+        return RequestLine(method.decode("ascii"), target.decode("ascii"), version.decode("ascii"))
+
+    def _split_field(self, field: bytes) -> tuple[bytes, bytes]:
+        if len(field) > self._max_header_size:
+            raise Refusal(431, f"a field of {len(field)} bytes, at most {self._max_header_size} are accepted")
+        return split_field(field)
+
+    def _judge_together(self, head: Head) -> None:
+        """Judge what no line says alone: Host, framing, expectation, persistence."""
+        fields, line = head.fields, head.line
+        if line.is_1_1 and "HTTP_HOST" not in fields:
+            raise Refusal(400, "no Host field")
+        if line.authority is not None:
+            fields["HTTP_HOST"] = line.authority
+        if "CONTENT_LENGTH" in fields or "HTTP_TRANSFER_ENCODING" in fields:
+            head.body = self._frame(head)
+        connection = fields.get("HTTP_CONNECTION")
+        if connection is not None and connection != "keep-alive":
+            _persist(head, connection)
+        elif connection is not None:
+            head.keep_alive = True
+        if "HTTP_EXPECT" in fields:
+            _expect(head)
+
+    def _frame(self, head: Head) -> Framing | None:
+        fields = head.fields
+        coding = fields.get("HTTP_TRANSFER_ENCODING")
+        if coding is not None:
+            if not head.line.is_1_1:
+                raise Refusal(400, "Transfer-Encoding in HTTP/1.0")  # RFC 9112 6.1: its framing is faulty
+            if "CONTENT_LENGTH" in fields:
+                raise Refusal(400, "both Transfer-Encoding and Content-Length")
+            if coding.lower() != "chunked":
+                raise Refusal(400, "the one transfer coding that is accepted is chunked")
+            return Chunked(self._max_body, self._max_header_size)
+        length = fields["CONTENT_LENGTH"]
+        if not LENGTH.fullmatch(length) or int(length) > MAX_LENGTH:
+            raise Refusal(400, "Content-Length is not a number of bytes")
+        if int(length) > self._max_body:
+            raise Refusal(413, f"a body of {length} bytes, at most {self._max_body} are accepted")
+        return Counted(int(length)) if int(length) else None
+
+
+class Counted:
+    """A body framed by Content-Length."""
+
+    __slots__ = ("is_done", "left")
+
+    def __init__(self, length: int) -> None:
+        self.left = length
+        self.is_done = False
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Return the part of ``data`` that belongs to the body, and the rest, which does not."""
+        piece = data[: self.left]
+        self.left -= len(piece)
+        self.is_done = not self.left
+        return piece, data[len(piece) :]
+
+
+class Chunked:
+    """A body in the chunked coding (RFC 9112 7.1). Its trailers are judged and dropped: merged, they would inject.
+
+    Args:
+        max_body: bytes of the decoded body; 413 beyond.
+        max_line: bytes of a trailer's line; 431 beyond.
+
+    """
+
+    __slots__ = ("_extensions", "_inside", "_left", "_max_body", "_max_line", "_pending", "_size", "is_done")
+
+    def __init__(self, max_body: int, max_line: int) -> None:
+        self.is_done = False
+        self._max_body = max_body
+        self._max_line = max_line
+        self._pending = b""
+        self._size = 0
+        self._extensions = 0
+        self._left = 0  # of the present chunk's data and of the line break behind it
+        self._inside = True  # before the last chunk; after it come trailers
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Return what ``data`` adds to the decoded body, and the rest, which is empty until the end came.
+
+        Raises Refusal; what was decoded before it is lost, as the request is.
+        """
+        data = self._pending + data
+        self._pending = b""
+        pieces: list[bytes] = []
+        at = 0
+        while not self.is_done:
+            if self._left > 2:
+                piece = data[at : at + self._left - 2]
+                pieces.append(piece)
+                self._left -= len(piece)
+                at += len(piece)
+            step = self._step(data, at)
+            if step is None:
+                self._pending = data[at:]
+                return b"".join(pieces), b""
+            at = step
+        return b"".join(pieces), data[at:]
+
+    def _step(self, data: bytes, at: int) -> int | None:
+        """Read a chunk's end, a chunk's beginning or a trailer; return where it ends, None if that has not come."""
+        if self._left:
+            return self._end_chunk(data, at)
+        end = data.find(b"\r\n", at)
+        if end < 0:
+            self._wait(data, at)
+            return None
+        line = data[at:end]
+        if not self._inside:
+            self._read_trailer(line)
+        else:
+            self._begin_chunk(line)
+        return end + 2
+
+    def _wait(self, data: bytes, at: int) -> None:
+        if b"\n" in data[at:]:
+            raise Refusal(400, "a line of a chunked body ends with LF, expected CR LF")
+        if len(data) - at > self._max_line:
+            raise Refusal(431 if not self._inside else 400, "a line of a chunked body is too long")
+
+    def _begin_chunk(self, line: bytes) -> None:
+        found = CHUNK_SIZE.fullmatch(line)
+        if found is None:
+            raise Refusal(400, "a chunk's size is not a hexadecimal number")
+        self._extensions += len(found[2] or b"")
+        if self._extensions > MAX_EXTENSIONS:
+            raise Refusal(400, "the chunk extensions are too long")
+        size = int(found[1], 16)
+        self._size += size
+        if self._size > self._max_body:
+            raise Refusal(413, f"a chunked body of more than {self._max_body} bytes")
+        self._inside = size > 0
+        self._left = size + 2 if size else 0
+
+    def _end_chunk(self, data: bytes, at: int) -> int | None:
+        if self._left > 2:
+            return None
+        found = data[at : at + 2]
+        if not b"\r\n".startswith(found):
+            raise Refusal(400, "a chunk is longer than its size")
+        if len(found) < 2:
+            return None
+        self._left = 0
+        return at + 2
+
+    def _read_trailer(self, line: bytes) -> None:
+        if not line:
+            self.is_done = True
+            return
+        self._extensions += len(line)
+        if len(line) > self._max_line or self._extensions > MAX_EXTENSIONS + self._max_line:
+            raise Refusal(431, "the trailers are too large")
+        _ask_llhttp(None, [split_field(line)])
+
+
+Framing = Counted | Chunked
+
+
+def split_field(field: bytes) -> tuple[bytes, bytes]:
+    """Return name and value of a field's line, without the white space around the value."""
+    if field.translate(None, CONTROLS_OF_FIELD):
+        raise Refusal(400, "a control character in a field")
+    name, colon, value = field.partition(b":")
+    if not colon:
+        raise Refusal(400, "a field without a colon")
+    return name, value.strip(b" \t")
+
+
+def merge(named: list[tuple[str, str]]) -> dict[str, str]:
+    """Return fields by name; values of the same name joined (RFC 9110 5.3, RFC 6265 5.4 for cookies)."""
+    merged: dict[str, str] = {}
+    for name, value in named:
+        if name not in merged:
+            merged[name] = value
+        elif name in UNREPEATABLE:
+            raise Refusal(400, f"a second {name.removeprefix('HTTP_').replace('_', '-').title()} field")
+        else:
+            merged[name] += ("; " if name == "HTTP_COOKIE" else ",") + value
+    merged.pop("", None)
+    return merged
+
+
+def _keep(table: dict[bytes, RequestLine] | dict[bytes, tuple[str, str]], key: bytes, value: object) -> None:
+    if len(key) <= TABLE_LINE_SIZE:
+        if len(table) >= TABLE_LINES:
+            table.clear()
+        table[key] = value  # type: ignore[assignment]
+
+
+def _split_target(method: str, target: str) -> tuple[str | None, str]:
+    """Return the authority, if the target has one, and the target in origin form (RFC 9112 3.2)."""
+    if target.startswith("/"):
+        return None, target
+    if method == "CONNECT":
+        raise Refusal(501, "this is no proxy")
+    if target == "*" and method == "OPTIONS":
+        return None, ""
+    absolute = ABSOLUTE.fullmatch(target)
+    if absolute is None or not HOST.fullmatch(absolute[1]):
+        raise Refusal(400, "the target is neither a path nor a URL")
+    path = absolute[2]
+    return absolute[1], path if path.startswith("/") else "/" + path
+
+
+def _name_for_cgi(pair: tuple[bytes, bytes]) -> tuple[str, str]:
+    """Return the name and value that a field gets; an empty name if it has to be dropped.
+
+    An underscore would make it look like another field: X_Forwarded_For like X-Forwarded-For.
+    """
+    name, value = pair[0].lower(), pair[1].decode("latin-1")
+    if b"_" in name or name == POISON:
+        return "", ""
+    if name == b"host" and not HOST.fullmatch(value):
+        raise Refusal(400, "Host is not a host with an optional port")
+    key = name.decode("ascii").upper().replace("-", "_")
+    return (key if key in ("CONTENT_LENGTH", "CONTENT_TYPE") else "HTTP_" + key), value
+
+
+class _Seen:
+    """Counts the fields that llhttp sees."""
+
+    def __init__(self) -> None:
+        self.fields = 0
+
+    def on_header(self, _name: bytes, _value: bytes) -> None:
+        self.fields += 1
+
+
+def _ask_llhttp(line: RequestLine | None, pairs: list[tuple[bytes, bytes]]) -> None:
+    """Have llhttp judge a request line and fields, in the form in which they were understood here.
+
+    Raises Refusal if it disagrees.
+    """
+    seen = _Seen()
+    first = "GET / HTTP/1.1" if line is None else f"{line.method} {line.target} {line.protocol}"
+    fields = b"".join(b"%b:%b\r\n" % pair for pair in pairs)
+    try:
+        httptools.HttpRequestParser(seen).feed_data(b"%b\r\n%b\r\n" % (first.encode("ascii"), fields))
+    except httptools.HttpParserUpgrade:
+        pass  # RFC 9110 7.8: a server may ignore Upgrade, and then the message is an ordinary one
+    except httptools.HttpParserInvalidMethodError:
+        raise Refusal(501, "the method is not known") from None
+    except httptools.HttpParserError as error:
+        raise Refusal(400, str(error)) from None
+    if seen.fields != len(pairs):
+        raise Refusal(400, "a field that is more than one")
+
+
+def _persist(head: Head, connection: str) -> None:
+    options = {option.strip() for option in connection.lower().split(",")}
+    head.keep_alive = "close" not in options and (head.line.is_1_1 or "keep-alive" in options)
+
+
+def _expect(head: Head) -> None:
+    if head.fields["HTTP_EXPECT"].lower() != "100-continue":
+        raise Refusal(417, "the one expectation that is known is 100-continue")
+    # RFC 9110 10.1.1: from a client of HTTP/1.0 it is ignored, and without a body there is nothing to wait for.
+    head.expects = head.line.is_1_1 and head.body is not None
