@@ -5,8 +5,8 @@ one of them is ready it has passed; the server then commits it in all pools at o
 After the commit old workers retire as new ones get ready, so that the number of ready workers never falls below the
 wanted one.
 
-Deaths before Ready, or soon after, delay the next spawn of the pool by BACKOFF * 1.5**n with jitter, up to
-BACKOFF_LIMIT; while that lasts one worker at a time is tried. Ready ends it.
+Deaths before Ready, or soon after, delay the next spawn of the pool by BACKOFF * 1.5**n with jitter, BACKOFF_LIMIT
+at most; while that lasts one worker at a time is tried. Ready ends it.
 """
 
 from __future__ import annotations
@@ -49,13 +49,14 @@ class Trial:
 
 @dataclass(slots=True)
 class Closing:
-    """The end of a pool: its doors are shut at one time, and its workers drain at a later one."""
+    """The end of a pool: its doors are shut at one time, its workers drain at a later one, then nobody queues."""
 
     why: str
     kept: frozenset[Address]
     doors_at: float
     drain_at: float | None = None
     drained: bool = False
+    queue_left: bool = False
 
 
 class Keeper:
@@ -83,10 +84,10 @@ class Keeper:
         self.closing: Closing | None = None
         self._births = births
         self._chance = chance
-        self._failures = 0
+        self._pause = 0.0  # the latest one without its jitter; 0 while nothing fails
         self._not_before = 0.0
         self._spawn_at: float | None = None
-        self._retire_from = 0.0
+        self._retire_from: float | None = None
         self._leaving: frozenset[Address] = frozenset()
 
     # What the server decides.
@@ -99,7 +100,8 @@ class Keeper:
         """Return what the trial has shown; a pool without one has nothing against the generation."""
         if self.trial is None:
             return Verdict.PASSED
-        workers = self._of(self.trial.generation)
+        # Who has failed is waited for until it is gone: only then is it known how it ended.
+        workers = [life for life in self.lives.values() if life.generation == self.trial.generation]
         if any(life.state is State.READY for life in workers):
             return Verdict.PASSED
         return Verdict.PENDING if workers or not self.trial.begun else Verdict.FAILED
@@ -112,8 +114,8 @@ class Keeper:
             self.wanted = new.workers
         self.settings, self.generation, self.trial = new, self.trial.generation, None
         self.resting, self.degraded = False, None
-        self._failures, self._not_before = 0, 0.0
-        return self._leave_addresses(addresses_of(old) - kept, now)
+        self._pause, self._not_before = 0.0, 0.0
+        return self._leave_addresses(addresses_of(old), kept, now)
 
     def abandon(self, why: str, now: float) -> list[Action]:
         """Retire the workers of the generation on trial."""
@@ -135,7 +137,7 @@ class Keeper:
 
     def quit(self, why: str, now: float) -> list[Action]:
         """End the pool at once."""
-        self.closing = Closing(why, frozenset(), now, now, drained=True)
+        self.closing = Closing(why, frozenset(), now, now, drained=True, queue_left=True)
         return [action for life in self.lives.values() for action in life.handle(Input.QUIT, why, now)]
 
     # What the server asks.
@@ -147,8 +149,10 @@ class Keeper:
 
     @property
     def is_replaced(self) -> bool:
-        """Whether nobody of an older generation is left."""
-        return all(life.generation >= self.generation for life in self.lives.values())
+        """Whether nobody of an older generation is left, and nobody of this one is about to get ready."""
+        return not self._is_probing() and all(
+            life.generation >= self.generation for life in self.lives.values()
+        )
 
     @property
     def ready(self) -> int:
@@ -158,26 +162,25 @@ class Keeper:
     def addresses(self) -> frozenset[Address]:
         """Return the addresses that have to stay open for this pool."""
         trial = addresses_of(self.trial.settings if self.trial else None)
-        if self.closing and self._queue_is_left():
+        if self.closing and self.closing.queue_left:
             return trial
         return addresses_of(self.settings) | trial | self._leaving
 
     def next_deadline(self) -> float | None:
         """Return when something is due that is not a worker's own deadline."""
+        waits = [self._retire_from, self._spawn_at]
         if self.closing:
-            due = self.closing.doors_at if self.closing.drain_at is None else self.closing.drain_at
-            return None if self.closing.drained else due
-        waits = [self._retire_from] if self._retire_from and self._old() else []
-        if self._spawn_at is not None:
-            waits.append(self._spawn_at)
-        return min(waits, default=None)
+            if self.closing.drained:
+                return None
+            waits = [self.closing.drain_at] if self.closing.drain_at else [self.closing.doors_at, *waits]
+        return min((due for due in waits if due is not None), default=None)
 
     # What happens.
 
     def note_ready(self, life: Life) -> list[Action]:
         """Take notice of a worker that has got ready."""
         if life.generation == self.generation:
-            self._failures, self._not_before, self.degraded = 0, 0.0, None
+            self._pause, self._not_before = 0.0, 0.0
         count = sum(other.state is State.READY for other in self._of(life.generation))
         wanted = self.trial.settings.workers if self.trial else self.wanted
         return [
@@ -189,12 +192,16 @@ class Keeper:
         del self.lives[life.birth]
         if life.asked:
             return []
-        if self.trial and life.generation == self.trial.generation:
-            self.trial.failure = (life.failure or "it died", life.traceback)
+        failure = life.failure or "it cannot be killed"
+        if life.generation > self.generation:  # on trial, or already given up
+            if self.trial and life.generation == self.trial.generation:
+                self.trial.failure = (failure, life.traceback)
             return []
         self.restarts += 1
+        if life.generation < self.generation:
+            return []
         if life.ready_at is None:
-            return self._back_off(life.failure or "it died", now)
+            return self._back_off(failure, now)
         if now - life.ready_at < GOOD_LIFE:
             return self._back_off(f"{life.name} died right after it was ready", now)
         return []
@@ -206,6 +213,8 @@ class Keeper:
         actions = self._start_trial()
         if self.settings is not None:
             actions += self._retire_old(now) + self._retire_excess(now) + self._spawn_missing(now)
+            if sum(life.state is State.READY for life in self._of(self.generation)) >= self._target():
+                self.degraded = None
         return actions
 
     # How.
@@ -241,7 +250,7 @@ class Keeper:
             surge = self.settings.surge.of(self._target())
             count = min(count, self._target() + surge - len(self._of(self.generation)) - old)
         self._spawn_at = None
-        if self._failures and count > 0:
+        if self._pause and count > 0:
             count = 0 if self._is_probing() else 1
             if count and now < self._not_before:
                 count, self._spawn_at = 0, self._not_before
@@ -256,8 +265,9 @@ class Keeper:
 
     def _retire_old(self, now: float) -> list[Action]:
         """Retire old workers that are not ready, and as many ready ones as can be spared."""
-        if now < self._retire_from:
+        if self._retire_from is not None and now < self._retire_from:
             return []
+        self._retire_from = None
         why = f"replaced by generation {self.generation}"
         old = sorted(self._old(), key=lambda life: (not life.is_starting, life.generation, life.slot))
         unready = sum(life.is_starting for life in old)
@@ -282,46 +292,44 @@ class Keeper:
         self.degraded = reason
         if now < self._not_before:
             return []  # workers that were tried together fail together: that is one failure
-        delay = min(BACKOFF * BACKOFF_FACTOR**self._failures, BACKOFF_LIMIT) * (0.75 + self._chance() / 2)
-        self._failures += 1
+        self._pause = min(self._pause * BACKOFF_FACTOR or BACKOFF, BACKOFF_LIMIT)
+        delay = min(self._pause * (0.75 + self._chance() / 2), BACKOFF_LIMIT)
         self._not_before = now + delay
         return [Tell("error", f"{self.name}: {reason}; the next try is in {delay:.1f} s")]
 
-    def _leave_addresses(self, lost: frozenset[Address], now: float) -> list[Action]:
-        self._leaving = lost
-        self._retire_from = now + SETTLE if lost else 0.0
-        return [ShutDoors(lost)] if lost else []
+    def _leave_addresses(self, old: frozenset[Address], kept: frozenset[Address], now: float) -> list[Action]:
+        lost = old - kept
+        self._leaving = (self._leaving | lost) - kept
+        if not lost:
+            return []
+        self._retire_from = now + SETTLE
+        return [ShutDoors(lost)]
 
     def _close_on(self, closing: Closing, now: float) -> list[Action]:
         """Shut the doors, then, once handshakes under way have settled, let everybody empty the queue and go."""
         actions: list[Action] = []
         if closing.drain_at is None:
             closing.drain_at = now + SETTLE
-            actions.append(ShutDoors(addresses_of(self.settings) - closing.kept))
+            if lost := addresses_of(self.settings) - closing.kept:
+                actions.append(ShutDoors(lost))
         if now >= closing.drain_at and not closing.drained:
             closing.drained = True
             for life in list(self.lives.values()):
                 actions += self._retire(life, closing.why, now, empty_queue=True)
         return actions
 
-    def _queue_is_left(self) -> bool:
+    def _queue_is_left(self, why: str) -> bool:
         """Tell whether somebody has found the queue empty after the doors were shut, or nobody is left to look."""
-        if self.closing is None or not self.closing.drained:
-            return False
-        emptiers = [
-            life
-            for life in self.lives.values()
-            if life.why == self.closing.why and life.state is State.DRAINING
-        ]
+        emptiers = [life for life in self.lives.values() if life.why == why and life.state is State.DRAINING]
         return not emptiers or any(life.left_queue for life in emptiers)
 
     def settle_listeners(self) -> None:
-        """Forget addresses that were taken from the pool, once nobody of an older generation can accept there."""
-        if self._leaving and all(
-            life.left_queue for life in self.lives.values() if life.generation < self.generation
-        ):
+        """Forget addresses that were taken from the pool, once nobody has to accept there any more."""
+        if self.closing and self.closing.drained and self._queue_is_left(self.closing.why):
+            self.closing.queue_left = True
+        old = (life for life in self.lives.values() if life.generation < self.generation)
+        if all(life.left_queue for life in old):
             self._leaving = frozenset()
-            self._retire_from = 0.0
 
 
 def addresses_of(settings: Pool | None) -> frozenset[Address]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from enum import Enum
 from itertools import count
 
-from prefork.config.schema import Config
+from prefork.config.schema import MAX_WORKERS, Config
 from prefork.supervisor import events
 from prefork.supervisor.actions import (
     Action,
@@ -28,7 +28,6 @@ from prefork.units import Address
 
 # While any deadline is armed nobody sleeps longer than this, so that a machine that stands still is noticed.
 LONGEST_SLEEP = 1.0
-MAX_WORKERS = 1000
 
 
 class Phase(Enum):
@@ -112,7 +111,7 @@ class Supervisor:
             case events.Shift(by):
                 return self._shift(by)
             case events.Scale(pool, workers):
-                return self._scale(self.keepers[pool], workers)
+                return self._scale(pool, workers)
             case _:
                 return self._take_worker_event(event, now)
 
@@ -135,27 +134,31 @@ class Supervisor:
 
     def _rest(self) -> list[Action]:
         if self.phase is not Phase.RUNNING:
-            return []
+            return [Tell("warning", f"the server is {self.phase.value}: its workers are not drained")]
         for keeper in self.keepers.values():
             keeper.resting = True
         return [Tell("info", "draining all workers; a reload brings them back")]
 
     def _shift(self, by: int) -> list[Action]:
-        keeper = next(iter(self.keepers.values()), None)
-        if keeper is None or keeper.settings is None:
-            return []
-        return self._scale(keeper, keeper.wanted + by)
+        first = next(iter(self.keepers.values()), None)
+        if first is None:
+            return [Tell("warning", "there is no pool to scale")]
+        return self._scale(first.name, first.wanted + by)
 
-    def _scale(self, keeper: Keeper, workers: int) -> list[Action]:
-        if self.phase is not Phase.RUNNING or not 1 <= workers <= MAX_WORKERS:
-            return [Tell("warning", f"{keeper.name}: stays at {keeper.wanted} workers")]
+    def _scale(self, pool: str, workers: int) -> list[Action]:
+        keeper = self.keepers.get(pool)
+        if keeper is None or keeper.settings is None or self.phase is not Phase.RUNNING:
+            return [Tell("warning", f"{pool}: there is no such pool running")]
+        if not 1 <= workers <= MAX_WORKERS:
+            return [Tell("warning", f"{pool}: stays at {keeper.wanted} workers, {workers} is out of range")]
         keeper.wanted = workers
-        return [Tell("info", f"{keeper.name}: {workers} workers wanted")]
+        return [Tell("info", f"{pool}: {workers} workers wanted")]
 
     # Rollouts.
 
     def _reload(self, config: Config, now: float) -> list[Action]:
         if self.phase is Phase.STOPPING:
+            self.generation += 1
             return [EndRollout(self.generation, "the server is stopping")]
         if self.phase is Phase.BOOTING and self._candidate is not None:
             self._pending = config
@@ -205,7 +208,8 @@ class Supervisor:
         reason = f"pool {keeper.name}: no worker of generation {self.generation} got ready: {failure}"
         if self.phase is Phase.BOOTING:
             self._end = End(4, f"[pool.{keeper.name}] {failure}", traceback)
-            return self._quit("another pool could not boot", now)
+            ended = self._end_rollout(reason, traceback)
+            return [*ended, *self._quit("the first generation could not boot", now)]
         self._rolling = False
         actions = self._abandon(f"generation {self.generation} was given up", now)
         return [*actions, EndRollout(self.generation, reason, traceback)]
@@ -231,11 +235,13 @@ class Supervisor:
             actions += keeper.quit(why, now)
         return [Tell("info", "stopping at once"), *actions]
 
-    def _end_rollout(self) -> list[Action]:
+    def _end_rollout(self, reason: str = "the server is stopping", traceback: str = "") -> list[Action]:
         """Nothing is on trial any more, and no rollout will be finished: the server stops."""
+        if self._pending is not None:
+            self.generation += 1  # the waiting reload would have got this number; now it is told so
         self._candidate = self._pending = None
         rolling, self._rolling = self._rolling, False
-        return [EndRollout(self.generation, "the server is stopping")] if rolling else []
+        return [EndRollout(self.generation, reason, traceback)] if rolling else []
 
     # The scoreboard.
 
@@ -251,12 +257,14 @@ class Supervisor:
             life = self.life(pulse.birth)
             if life is not None and now >= pulse.deadline:
                 actions += self._step(life, Input.OVERDUE, pulse, now)
-        if pulses:
-            self._quiet_looks = 0
-            ahead = [pulse.deadline for pulse in pulses if pulse.deadline > now]
-            self._look_at = min([now + self._look_interval(), *ahead])
-            return actions
-        return actions + self._doze_off(now)
+        if not pulses:
+            return self._doze_off(now)
+        if self._quiet_looks:  # armed before its worker could know that nobody would look
+            actions.append(Watch(True))
+        self._quiet_looks = 0
+        ahead = [pulse.deadline for pulse in pulses if pulse.deadline > now]
+        self._look_at = min([now + self._look_interval(), *ahead])
+        return actions
 
     def _doze_off(self, now: float) -> list[Action]:
         """Stop looking after two looks at an idle board.

@@ -92,6 +92,7 @@ class Life:
     deadline: float | None = None
     ready_at: float | None = None
     drain_by: float | None = None
+    dump_by: float = 0.0
     left_queue: bool = False
     halted: bool = False
     lost: bool = False
@@ -192,7 +193,7 @@ def _lose_channel_unready(life: Life, _detail: None, now: float) -> list[Action]
 
 
 def _note_stacks(life: Life, _detail: None, now: float) -> list[Action]:
-    life.deadline = now + QUIET if life.deadline is None else min(life.deadline, now + QUIET)
+    life.deadline = min(life.dump_by, now + QUIET)
     return []
 
 
@@ -212,11 +213,11 @@ def _continued(life: Life, _detail: None, _now: float) -> list[Action]:
 
 def _exited(life: Life, how: Exit, _now: float) -> list[Action]:
     expected = life.why is not None and life.strike is None and how.code == 0
-    if life.ready_at is None and life.failure is None and not life.asked:
-        life.failure = cause(life, how)
-    action = Bury(life.birth, how, cause(life, how), expected)
+    reason = cause(life, how)
+    if not life.asked:
+        life.failure = life.failure or reason
     life.move(State.GONE, None)
-    return [action]
+    return [Bury(life.birth, how, reason, expected)]
 
 
 def _retire_unready(life: Life, retirement: Retirement, now: float) -> list[Action]:
@@ -278,7 +279,8 @@ def _overdue_again(life: Life, pulse: Pulse, now: float) -> list[Action]:
 
 def _dump(life: Life, strike: Strike, now: float) -> list[Action]:
     life.strike = strike
-    life.move(State.DUMPING, now + STACKS)
+    life.dump_by = now + STACKS
+    life.move(State.DUMPING, life.dump_by)
     return [DumpStacks(life.birth)]
 
 
@@ -339,8 +341,8 @@ def cause(life: Life, how: Exit) -> str:
         return "killed by the kernel's OOM killer"
     if how.signal is not None:
         return f"crashed: {how.signal}" if how.signal in CRASHES else f"killed by somebody else: {how.signal}"
-    if life.failure is not None:
-        return f"did not boot: {life.failure}"
+    if life.ready_at is None and not life.asked:
+        return f"did not boot: {life.failure or f'exit code {how.code}'}"
     if how.code == 0:
         return f"clean: {life.why}" if life.why else "it left by itself, exit code 0"
     return f"exit code {how.code}"
@@ -354,7 +356,7 @@ def _own_reason(life: Life) -> str:
     return life.why or "it did not exit after its boot had failed"
 
 
-TABLE: dict[tuple[State, Input], Transition] = {
+HANDLED: dict[tuple[State, Input], Transition] = {
     (State.FORKING, Input.SPAWNED): _spawned,
     (State.FORKING, Input.SPAWN_FAILED): _spawn_failed,
     (State.FORKING, Input.RETIRE): _doom,
@@ -385,7 +387,7 @@ TABLE: dict[tuple[State, Input], Transition] = {
     (State.DUMPING, Input.DEADLINE): _dumped,
     (State.KILLED, Input.DEADLINE): _give_up,
 }
-TABLE |= {(state, Input.EXITED): _exited for state in State if state not in (State.FORKING, State.GONE)}
+HANDLED |= {(state, Input.EXITED): _exited for state in State if state not in (State.FORKING, State.GONE)}
 
 # What comes too late to matter, or cannot come: named, so that a pair nobody thought of shows in a test.
 _NEWS = {
@@ -398,7 +400,7 @@ _NEWS = {
     Input.CONTINUED,
 }
 _BIRTH = {Input.SPAWNED, Input.SPAWN_FAILED}
-_LATE: dict[State, set[Input]] = {
+LATE: dict[State, set[Input]] = {
     State.FORKING: _NEWS | {Input.EXITED, Input.OVERDUE, Input.DEADLINE},
     State.STARTING: _BIRTH | {Input.LEFT_QUEUE, Input.STACKS, Input.HALTED, Input.CONTINUED, Input.OVERDUE},
     State.READY: _BIRTH | {Input.READY, Input.BOOT_FAILED, Input.STACKS},
@@ -408,4 +410,4 @@ _LATE: dict[State, set[Input]] = {
     State.KILLED: _BIRTH | _NEWS | {Input.RETIRE, Input.QUIT, Input.OVERDUE},
     State.GONE: set(Input),
 }
-TABLE |= {(state, event): _ignore for state, events in _LATE.items() for event in events}
+TABLE = HANDLED | {(state, event): _ignore for state, events in LATE.items() for event in events}
