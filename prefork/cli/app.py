@@ -6,6 +6,7 @@ Those are imported by the commands that need them: what a server imports stays i
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from typing import Annotated
 
@@ -195,7 +196,7 @@ def _screen() -> tuple[int | None, bool]:
     if not sys.stdout.isatty():
         return None, False
     color = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return os.get_terminal_size(sys.stdout.fileno()).columns, color
+    return shutil.get_terminal_size().columns, color
 
 
 def _print_error(error: PreforkError) -> None:

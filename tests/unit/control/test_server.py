@@ -7,13 +7,13 @@ import os
 import resource
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from prefork.control import server as server_module
 from prefork.control.messages import MAX_REQUEST
 from prefork.control.server import MAX_CLIENTS, MAX_UNREAD, ControlServer
 from prefork.errors import BootError, ConfigError, ListenError, Problem
@@ -226,7 +226,6 @@ def test_more_clients_than_allowed_are_told_so(room: Room) -> None:
 
 def test_running_out_of_descriptors_closes_the_client_and_does_not_spin(room: Room) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken: list[int] = []
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(room.path)
         try:
@@ -236,8 +235,6 @@ def test_running_out_of_descriptors_closes_the_client_and_does_not_spin(room: Ro
             room.settle()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            for descriptor in taken:
-                os.close(descriptor)
         assert heard(client) == ["end"]
 
 
@@ -309,6 +306,33 @@ def test_a_dead_servers_path_is_replaced(folder: str) -> None:
     room.close()
 
 
+def test_of_many_servers_that_find_a_dead_one_exactly_one_takes_its_path(folder: str) -> None:
+    path = f"{folder}/control.sock"
+    for _ in range(20):
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(path)
+        together = threading.Barrier(8)
+        outcomes: list[ControlServer | ListenError] = []
+
+        def start(together: threading.Barrier = together, outcomes: list[Any] = outcomes) -> None:
+            together.wait()
+            try:
+                outcomes.append(ControlServer(path, lambda *_: None, owner_uid=0))
+            except ListenError as error:
+                outcomes.append(error)
+
+        threads = [threading.Thread(target=start) for _ in range(8)]
+        before = os.umask(0)  # it belongs to the process: threads may leave another one's behind
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        os.umask(before)
+        winners = [outcome for outcome in outcomes if isinstance(outcome, ControlServer)]
+        assert (len(winners), len(outcomes)) == (1, 8)
+        winners[0].close()
+
+
 @pytest.mark.parametrize("make", [lambda path: open(path, "w").close(), os.mkdir])
 def test_what_is_no_socket_is_left_alone(folder: str, make: Any) -> None:
     path = f"{folder}/notes.txt"
@@ -358,4 +382,3 @@ def test_nothing_is_left_open(folder: str) -> None:
         ask(room, client, id=1, command="status")
     room.close()
     assert open_descriptors() == before
-    assert server_module.BACKLOG <= socket.SOMAXCONN
