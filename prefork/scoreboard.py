@@ -231,10 +231,14 @@ class Lane:
 
     def end(self) -> None:
         """Say that the request is done, and count it."""
+        self.pause()
+        self._words[self._requests_at] += 1
+
+    def pause(self) -> None:
+        """Say that nobody works on the request for now: its client has to take what there is first."""
         sequence = self._sequence = self._sequence + 1
         COPY_HEAD.pack_into(self._map, self._copies[sequence & 1], sequence, 0.0)
         self._words[self._sequence_at] = sequence
-        self._words[self._requests_at] += 1
         self._since = self.deadline = 0.0
 
     def _write(self, deadline: float) -> None:

@@ -7,7 +7,6 @@ the same code serves an application that runs in the event loop and one that run
 from __future__ import annotations
 
 import io
-import logging
 import os
 import stat
 import sys
@@ -18,6 +17,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 from prefork.config.schema import Http
 from prefork.handlers import response
 from prefork.handlers.body import Body
+from prefork.log import logger
 from prefork.protocols.http1 import Chunked, Grammar, Head, Refusal
 
 __all__ = ["Body", "Cut", "Exchange", "FileSpan", "FileWrapper", "Head", "Refusal", "WsgiApp", "WsgiHandler"]
@@ -28,12 +28,10 @@ BODILESS: Final = frozenset({204, 304})
 
 Environ = dict[str, Any]
 Pieces = list[bytes]
-Sink = Callable[[Pieces], None]
+Sink = Callable[[Pieces], object]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 StartResponse = Callable[..., Callable[[bytes], object]]
 WsgiApp = Callable[[Environ, StartResponse], Iterable[bytes]]
-
-log = logging.getLogger("prefork")
 
 
 class Cut(Exception):  # noqa: N818 (what has to happen to the connection, not a fault of its holder)
@@ -95,7 +93,9 @@ class WsgiHandler:
 
     """
 
-    def __init__(self, application: WsgiApp, http: Http, threads: int, leave: Callable[[], None]) -> None:
+    def __init__(
+        self, application: WsgiApp, http: Http, threads: int, leave: Callable[[SystemExit], None]
+    ) -> None:
         self.application = application
         self.leave = leave
         self.draining = False
@@ -160,6 +160,9 @@ class Exchange:
         is_over: whether there is nothing left to pull; ``file`` may be left to be sent.
         file: what is to be sent behind the last pieces.
         keep_alive: whether the connection can be used for the next request.
+        is_last: whether the client said that this is its last request.
+        what: method and path, for people to read.
+        time_left: seconds that the application may still use, kept by whoever runs it; 0 for as many as it likes.
 
     """
 
@@ -179,14 +182,20 @@ class Exchange:
         "_sink",
         "_status",
         "file",
+        "is_last",
         "is_over",
         "keep_alive",
+        "time_left",
+        "what",
     )
 
     def __init__(self, handler: WsgiHandler, head: Head, environ: Environ, body: BinaryIO) -> None:
         self.is_over = False
         self.file: FileSpan | None = None
         self.keep_alive = head.keep_alive
+        self.is_last = not head.keep_alive
+        self.what = head.line.what
+        self.time_left = 0.0
         self._handler = handler
         self._head = head
         self._environ = environ
@@ -385,27 +394,26 @@ class Exchange:
         if self._left is not None and found != self._left:
             self.keep_alive = False
             relation = "longer" if found > self._left else "shorter"
-            log.error("%s: the body is %s than its Content-Length", self._what, relation)
+            logger.error("%s: the body is %s than its Content-Length", self._name(), relation)
 
     def _fail(self, error: BaseException) -> Pieces:
         self._report(error)
         if self._has_begun:
             raise Cut from None
         self.is_over = True
-        close = not self.keep_alive or self._handler.draining
+        close = not self.keep_alive or self._handler.draining or not self._head.line.is_1_1
         self.keep_alive = not close
         with_body = self._head.line.method != "HEAD"
         return [response.plain(500, "Internal Server Error", close=close, body=with_body)]
 
     def _report(self, error: BaseException) -> None:
-        if isinstance(error, SystemExit | KeyboardInterrupt):
+        if isinstance(error, SystemExit):
             self.keep_alive = False
-            self._handler.leave()
-        log.error("%s: the application failed", self._what, exc_info=error)
+            self._handler.leave(error)
+        logger.error("%s: the application failed", self._name(), exc_info=error)
 
-    @property
-    def _what(self) -> str:
-        return self._head.line.what.decode("latin-1")
+    def _name(self) -> str:
+        return self.what.decode("latin-1")
 
 
 def _check_piece(piece: bytes) -> None:

@@ -1,0 +1,168 @@
+"""One client's connection: what it has sent and not had answered, and what waits to be sent to it."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from enum import Enum
+
+from prefork.handlers.wsgi import Body, Cut, Environ, Exchange, FileSpan, Head
+
+# How much of a file goes out before others get their turn: a client on the same machine may read as fast as we send.
+SENDFILE_SIZE = 1 << 20
+# sendmsg(2) takes IOV_MAX = 1024 pieces at once.
+MAX_PIECES = 512
+
+
+class Phase(Enum):
+    """What the loop does about a connection."""
+
+    READING = "reading"  # a request, or waiting for one
+    RUNNING = "running"  # an application thread has it
+    WRITING = "writing"  # waiting for room to send more
+    LINGERING = "lingering"  # all is sent and our end is shut; what comes is discarded until the client's end
+
+
+class Connection:
+    """A client's connection, owned by the loop, or while it is RUNNING by one application thread.
+
+    Args:
+        sock: connected and non-blocking.
+        host: the client's address, empty on a Unix socket; ``port`` likewise.
+        common: what the environs of all its requests have in common.
+
+    Attributes:
+        pending: bytes that came and belong to no request yet.
+        head, body: of the request that is being read.
+        exchange: the request that is being answered.
+        is_cut: whether the answer cannot be completed.
+        timer: which deadline runs.
+        events: what epoll watches it for.
+
+    """
+
+    __slots__ = (
+        "_file",
+        "_outbox",
+        "body",
+        "common",
+        "events",
+        "exchange",
+        "fd",
+        "head",
+        "host",
+        "is_cut",
+        "pending",
+        "phase",
+        "port",
+        "sock",
+        "timer",
+    )
+
+    def __init__(self, sock: socket.socket, host: str, port: str, common: Environ) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.host = host
+        self.port = port
+        self.common = common
+        self.phase = Phase.READING
+        self.pending = b""
+        self.head: Head | None = None
+        self.body: Body | None = None
+        self.exchange: Exchange | None = None
+        self.is_cut = False
+        self.timer: int | None = None
+        self.events = 0
+        self._outbox: list[bytes | memoryview] | None = None
+        self._file: FileSpan | None = None
+
+    def send(self, pieces: list[bytes]) -> bool:
+        """Send pieces; return whether all are on their way: what found no room waits for ``flush``.
+
+        Raises Cut when the client is gone.
+        """
+        if self._outbox is not None:
+            self._outbox += pieces
+            return False
+        if len(pieces) != 1:
+            self._outbox = [*pieces]
+            return self.flush()
+        data = pieces[0]
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            raise Cut from None
+        if sent == len(data):
+            return True
+        self._outbox = [memoryview(data)[sent:]]
+        return False
+
+    def attach(self, file: FileSpan) -> None:
+        """Have ``flush`` send a part of a file behind all that was given to ``send``."""
+        self._file = file
+
+    def flush(self) -> bool:
+        """Send what waits, as far as there is room; return whether nothing is left.
+
+        Raises Cut when the client is gone, or the file has become shorter than it was.
+        """
+        try:
+            while self._outbox:
+                self._skip(self._outbox, self.sock.sendmsg(self._outbox[:MAX_PIECES]))
+            self._outbox = None
+            return self._file is None or self._send_file(self._file)
+        except BlockingIOError:
+            return False
+        except OSError:
+            raise Cut from None
+
+    def flush_blocking(self, timeout: float) -> None:
+        """Wait until all that waits is on its way.
+
+        Args:
+            timeout: how long the client may take no byte at all, in seconds.
+
+        Raises Cut when the client is gone or too slow.
+
+        """
+        poll = select.poll()
+        poll.register(self.fd, select.POLLOUT)
+        while not self.flush():
+            if not poll.poll(timeout * 1000):
+                raise Cut
+
+    def shut(self) -> bool:
+        """Tell the client that nothing more will come; return whether it was still there to be told."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            return False
+        return True
+
+    def forget_request(self) -> None:
+        """Give up a request that was being read."""
+        if self.body is not None:
+            self.body.close()
+        self.head = self.body = None
+        self.pending = b""
+
+    def _send_file(self, file: FileSpan) -> bool:
+        sent = os.sendfile(self.fd, file.descriptor, file.offset, min(file.size, SENDFILE_SIZE))
+        if not sent:
+            raise Cut
+        left = file.size - sent
+        self._file = FileSpan(file.descriptor, file.offset + sent, left) if left else None
+        return not left
+
+    @staticmethod
+    def _skip(outbox: list[bytes | memoryview], sent: int) -> None:
+        count = 0
+        while count < len(outbox) and sent >= len(outbox[count]):
+            sent -= len(outbox[count])
+            count += 1
+        del outbox[:count]
+        if sent:
+            outbox[0] = memoryview(outbox[0])[sent:]

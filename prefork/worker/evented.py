@@ -1,0 +1,600 @@
+"""One epoll loop that holds all HTTP connections of a worker; the application is called in it or in threads.
+
+A connection costs nothing but memory until bytes come. A request is read whole, whatever time its client takes,
+before the application hears of it; what a slow client does not take at once waits in its connection. There is one
+place that waits, and it waits until something happens or the next deadline comes:
+
+    READING --request read--> answered at once, or RUNNING in a thread --done--> READING, or
+        WRITING until there was room --> READING, or LINGERING until the client has closed its end, too
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import socket
+import time
+from collections.abc import Sequence
+from functools import partial
+
+from prefork.config.schema import Pool
+from prefork.handlers import response
+from prefork.handlers.context import Worker
+from prefork.handlers.wsgi import Body, Cut, Environ, Exchange, Refusal, WsgiApp, WsgiHandler
+from prefork.log import logger
+from prefork.scoreboard import Lane, Row
+from prefork.worker.acceptor import Accepted, Acceptor
+from prefork.worker.connection import Connection, Phase
+from prefork.worker.orders import Orders
+from prefork.worker.threads import Mailbox, Threads
+from prefork.worker.timers import Timers
+
+RECEIVE_SIZE = 65536
+# A drain takes a connection for idle on which no byte of a request came for so long.
+DRAIN_IDLE = 1.0
+# How long a client has to close its end after ours is shut; nginx has lingering_timeout 5 s.
+LINGER = 2.0
+# How many pieces of one streamed answer go out before others get their turn.
+PIECES_PER_TURN = 16
+# The local addresses that are remembered; with a routed network bound whole there may be any number.
+MAX_ADDRESSES = 256
+
+IN, OUT, EDGE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLET
+# Classes of deadlines.
+HEAD, BODY, IDLE, WRITE, LINGERING, DRAINED = range(6)
+# An application's time is never quite used up between two pieces: 0 would mean none at all.
+MIN_TIME = 0.001
+
+
+def serve(
+    worker: Worker,
+    row: Row,
+    orders: Orders,
+    listeners: Sequence[socket.socket],
+    application: WsgiApp,
+    pool: Pool,
+) -> None:
+    """Accept and answer requests until a drain is over.
+
+    Args:
+        worker: the worker that this process is.
+        row: its row of the scoreboard.
+        orders: what the master wants.
+        listeners: the listening sockets, which are closed when the drain begins.
+        application: the user's.
+        pool: its configuration.
+
+    """
+    loop = Loop(worker, row, orders, listeners, application, pool)
+    orders.say_ready()
+    loop.run()
+
+
+class Loop:
+    """The connections of one worker; see ``serve``."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        row: Row,
+        orders: Orders,
+        listeners: Sequence[socket.socket],
+        application: WsgiApp,
+        pool: Pool,
+    ) -> None:
+        self._row = row
+        self._orders = orders
+        self._pool = pool
+        self._handler = WsgiHandler(application, pool.http, pool.threads, self._resign)
+        self._read_head = self._handler.grammar.read_head
+        self._epoll = select.epoll()
+        self._connections: dict[int, Connection] = {}
+        self._addresses: dict[object, Environ] = {}
+        self._timers: Timers[Connection] = Timers(
+            (
+                pool.read_timeout,
+                pool.read_timeout,
+                pool.keepalive_timeout,
+                pool.write_timeout,
+                LINGER,
+                DRAIN_IDLE,
+            )
+        )
+        self._now = time.monotonic()
+        self._has_deadlines = bool(pool.stall_timeout or pool.request_timeout)
+        self._held = 0  # connections, when the acceptor was last told
+        self._fresh, self._idle = (
+            HEAD,
+            IDLE,
+        )  # the deadlines of connections without a request, new and kept alive
+        self._mailbox: Mailbox[Connection] = Mailbox()
+        self._running = 0
+        self._lane = worker.enter_lane(0)
+        self._threads = Threads(pool.threads, worker) if pool.threads > 1 else None
+        self._listen(listeners)
+
+    def run(self) -> None:
+        """Turn until a drain is over."""
+        if self._threads is not None:
+            self._threads.start()
+        while not self._is_done():
+            self._turn()
+        self._close()
+
+    def _listen(self, listeners: Sequence[socket.socket]) -> None:
+        for listener in listeners:
+            listener.setblocking(False)
+            if listener.family != socket.AF_UNIX:
+                # Accepted connections inherit it (tcp(7)), which saves a system call for each.
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._acceptor = Acceptor(
+            self._epoll, listeners, self._row.least_of_others, self._pool.max_connections, logger.warning
+        )
+        self._epoll.register(self._mailbox.fd, IN)
+        # Readable for good once a drain is on: each further order is an edge of its own.
+        self._epoll.register(self._orders.wake_fd, IN | EDGE)
+        self._acceptor.settle(0, self._now)
+
+    def _resign(self, error: SystemExit) -> None:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        logger.info("the application called sys.exit(%s); the worker leaves", code)
+        self._orders.resign(code & 0xFF)
+
+    # Turning
+
+    def _turn(self) -> None:
+        """Wait until something happens, and do what there is to do about it."""
+        timeout = self._choose_timeout()
+        self._row.rest()
+        if self._threads is None:
+            self._row.set_busy(False)
+        events = self._epoll.poll(timeout)
+        self._mailbox.wake_up()
+        self._now = time.monotonic()
+        self._arm_clock()
+        connections = self._connections
+        is_signalled = False
+        for fd, _ in events:
+            connection = connections.get(fd)
+            if connection is None:
+                is_signalled |= self._hear(fd)
+            elif connection.phase is Phase.READING:
+                self._read(connection)
+            else:
+                self._go_on(connection)
+        while (done := self._mailbox.take()) is not None:
+            self._take_back(done)
+        self._accept(is_signalled)
+        if self._now >= self._timers.wake_at:
+            self._expire()
+        if len(connections) != self._held:
+            self._settle()
+
+    def _choose_timeout(self) -> float | None:
+        if not self._mailbox.fall_asleep():
+            return 0.0
+        wake_at = self._timers.wake_at
+        if self._acceptor.due is not None:
+            wake_at = min(wake_at, self._acceptor.due)
+        if self._orders.drain_by is not None:
+            wake_at = min(wake_at, self._next_of_drain(self._orders.drain_by))
+        return None if wake_at == math.inf else max(0.0, wake_at - self._now)
+
+    def _arm_clock(self) -> None:
+        self._row.turn(self._now, self._pool.stall_timeout)
+        if self._threads is None:
+            self._row.set_busy(True)
+        if self._has_deadlines and not self._row.is_watched():
+            self._orders.wake_master()
+
+    def _hear(self, fd: int) -> bool:
+        """Take note of a descriptor that is no connection; return whether it is a listener."""
+        if fd == self._mailbox.fd:
+            self._mailbox.hear()
+        elif fd == self._orders.wake_fd:
+            if not self._handler.draining:
+                self._begin_drain()
+        elif fd in self._acceptor.descriptors:
+            self._acceptor.signal(fd, self._now)
+            return True
+        return False
+
+    def _expire(self) -> None:
+        for connection in self._timers.expired(self._now):
+            if connection.timer in (HEAD, BODY) and (connection.pending or connection.body is not None):
+                self._refuse(connection, Refusal(408, "the request did not arrive in time"))
+            elif connection.timer in (WRITE, LINGERING):
+                self._drop(connection)
+            else:
+                self._leave(connection)
+
+    # Accepting
+
+    def _accept(self, is_signalled: bool) -> None:
+        due = self._acceptor.due
+        if is_signalled or (due is not None and self._now >= due):
+            for accepted in self._acceptor.take(self._now):
+                self._adopt(accepted)
+            self._settle()
+
+    def _adopt(self, accepted: Accepted) -> None:
+        sock, address = accepted
+        sock.setblocking(False)
+        try:
+            local = sock.getsockname()
+        except OSError:
+            sock.close()  # reset already
+            return
+        host, port = (address[0], str(address[1])) if isinstance(address, tuple) else ("", "")
+        connection = Connection(sock, host, port, self._addresses.get(local) or self._learn(local))
+        self._connections[connection.fd] = connection
+        self._watch(connection, IN)
+        self._timers.arm(connection, self._fresh, self._now)
+
+    def _learn(self, local: object) -> Environ:
+        if len(self._addresses) >= MAX_ADDRESSES:
+            self._addresses.clear()
+        # PEP 3333 demands a name and a port; a client of a Unix socket names both in its Host field.
+        name, port = (local[0], str(local[1])) if isinstance(local, tuple) else ("localhost", "80")
+        common = self._addresses[local] = self._handler.environ_of(name, port)
+        return common
+
+    def _settle(self) -> None:
+        self._held = len(self._connections)
+        self._row.set_connections(self._held)
+        if not self._handler.draining:
+            self._acceptor.settle(self._held, self._now)
+
+    # Reading
+
+    def _read(self, connection: Connection) -> None:
+        try:
+            data = connection.sock.recv(RECEIVE_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._drop(connection)
+            return
+        if connection.pending:
+            data = connection.pending + data
+        self._try_to_advance(connection, data)
+
+    def _try_to_advance(self, connection: Connection, data: bytes) -> None:
+        try:
+            self._advance(connection, data)
+        except Refusal as refusal:
+            self._refuse(connection, refusal)
+        except Cut:
+            self._drop(connection)
+
+    def _advance(self, connection: Connection, data: bytes) -> None:
+        """Read requests out of ``data`` and answer them, one after the other, as far as they have come."""
+        while data:
+            if connection.body is None:
+                head = connection.head = self._read_head(data)
+                if head is None:
+                    self._wait_for_head(connection, data)
+                    return
+                data = data[head.size :]
+                if head.body is not None:
+                    connection.pending = b""
+                    self._begin_body(connection, bool(data))
+            if connection.body is not None:
+                whole, data = self._gather(connection, data)
+                if not whole:
+                    return
+            connection.pending = data
+            if not self._answer(connection):
+                return
+            data = connection.pending
+
+    def _wait_for_head(self, connection: Connection, data: bytes) -> None:
+        connection.pending = data
+        if (
+            connection.timer != HEAD
+        ):  # one deadline for the whole head, or a byte now and then would hold it off
+            self._timers.arm(connection, HEAD, self._now)
+
+    def _begin_body(self, connection: Connection, has_come: bool) -> None:
+        assert connection.head is not None
+        connection.body = Body()
+        if connection.head.expects and not has_come and not connection.send([response.CONTINUE]):
+            raise Cut  # not even 25 bytes find room
+
+    def _gather(self, connection: Connection, data: bytes) -> tuple[bool, bytes]:
+        """Add to a request's body; return whether it is whole, and what belongs to it no more."""
+        head, body = connection.head, connection.body
+        assert head is not None
+        assert head.body is not None
+        assert body is not None
+        piece, rest = head.body.feed(data)
+        try:
+            body.add(piece)
+        except OSError as error:
+            logger.warning(
+                "cannot store the body of %s: %s", head.line.what.decode("latin-1"), error.strerror
+            )
+            raise Refusal(507, "there is no room for the body") from None
+        if not head.body.is_done:
+            self._timers.arm(connection, BODY, self._now)
+        return head.body.is_done, rest
+
+    # Answering
+
+    def _answer(self, connection: Connection) -> bool:
+        """Have the application answer; return whether that is done and the next request can be read."""
+        head, body = connection.head, connection.body
+        assert head is not None
+        connection.head = connection.body = None
+        exchange = self._handler.exchange(head, body, connection.common, connection.host, connection.port)
+        connection.exchange = exchange
+        if self._threads is not None:
+            self._hand_over(connection, self._threads)
+            return False
+        return self._run_inline(connection, exchange)
+
+    def _run_inline(self, connection: Connection, exchange: Exchange) -> bool:
+        lane = self._lane
+        lane.begin(exchange.what, self._now, self._pool.request_timeout)
+        self._row.rest()
+        try:
+            # What the application writes by itself and finds no room is kept: blocking would stop everybody.
+            whole = connection.send(exchange.start(connection.send))
+        except Cut:
+            return self._drop(connection)
+        if whole and exchange.is_over and exchange.file is None:
+            exchange.finish()
+            lane.end()
+            self._come_back()
+            return self._complete(connection, exchange)
+        self._pause(exchange)
+        if exchange.file is not None:
+            connection.attach(exchange.file)
+        return self._flush(connection, exchange)
+
+    def _flush(self, connection: Connection, exchange: Exchange | None) -> bool:
+        """Send what waits, and pull more; return whether the next request can be read."""
+        try:
+            for _ in range(PIECES_PER_TURN):
+                if not connection.flush():
+                    break
+                if exchange is None:
+                    return self._leave(connection)
+                if exchange.is_over:
+                    self._finish(exchange)
+                    return self._complete(connection, exchange)
+                self._pull(connection, exchange)
+        except Cut:
+            return self._drop(connection)
+        connection.phase = Phase.WRITING
+        self._watch(connection, OUT)
+        self._timers.arm(connection, WRITE, self._now)
+        return False
+
+    def _pull(self, connection: Connection, exchange: Exchange) -> None:
+        """Let the application go on with its answer, on what is left of its time."""
+        self._lane.begin(exchange.what, self._now, exchange.time_left)
+        self._row.rest()
+        try:
+            connection.send(exchange.pull())
+        finally:
+            self._pause(exchange)
+
+    def _pause(self, exchange: Exchange) -> None:
+        deadline = self._lane.deadline
+        self._lane.pause()
+        self._come_back()
+        exchange.time_left = max(deadline - self._now, MIN_TIME) if deadline else 0.0
+
+    def _come_back(self) -> None:
+        """Take over the clock from the application."""
+        self._now = time.monotonic()
+        self._row.turn(self._now, self._pool.stall_timeout)
+
+    def _finish(self, exchange: Exchange) -> None:
+        """Tell the application that an answer is over: its own code again, on the clock and in its own threads."""
+        if self._threads is not None:
+            if exchange.file is not None:  # otherwise its thread has done so
+                self._threads.put(partial(self._finish_in_thread, exchange))
+            return
+        self._lane.begin(exchange.what, self._now, exchange.time_left)
+        self._row.rest()
+        exchange.finish()
+        self._lane.end()
+        self._come_back()
+
+    def _finish_in_thread(self, exchange: Exchange, lane: Lane) -> None:
+        lane.begin(exchange.what, time.monotonic(), self._pool.request_timeout)
+        exchange.finish()
+        lane.pause()
+
+    def _complete(self, connection: Connection, exchange: Exchange) -> bool:
+        """Return whether the connection is used for the next request; otherwise close it."""
+        connection.exchange = None
+        if exchange.keep_alive:
+            connection.phase = Phase.READING
+            self._watch(connection, IN)
+            self._timers.arm(connection, self._idle, self._now)
+            return True
+        if exchange.is_last and not connection.pending:
+            return self._drop(
+                connection
+            )  # the client said that it sends no more: there is nothing to wait for
+        return self._leave(connection)
+
+    def _resume(self, connection: Connection) -> None:
+        """Answer what a client has sent ahead."""
+        data, connection.pending = connection.pending, b""
+        self._try_to_advance(connection, data)
+
+    def _go_on(self, connection: Connection) -> None:
+        """Act upon an event of a connection from which no request is being read."""
+        if connection.phase is Phase.WRITING:
+            if self._flush(connection, connection.exchange):
+                self._resume(connection)
+        elif connection.phase is Phase.LINGERING:
+            self._discard(connection)
+        else:
+            self._watch(connection, 0)  # running: what came will still be there afterwards
+
+    # Threads
+
+    def _hand_over(self, connection: Connection, threads: Threads) -> None:
+        connection.phase = Phase.RUNNING
+        self._timers.disarm(connection)
+        self._count_running(1)
+        threads.put(partial(self._run_in_thread, connection))
+
+    def _count_running(self, more: int) -> None:
+        self._running += more
+        self._row.set_busy(self._running >= self._pool.threads)
+
+    def _run_in_thread(self, connection: Connection, lane: Lane) -> None:
+        exchange = connection.exchange
+        assert exchange is not None
+        connection.is_cut = True
+        lane.begin(exchange.what, time.monotonic(), self._pool.request_timeout)
+        if self._has_deadlines and not self._row.is_watched():
+            self._orders.wake_master()
+        try:
+            self._converse(connection, exchange, lane)
+            connection.is_cut = False
+        except Cut:
+            logger.debug("%s: the client left", connection.host)
+        finally:
+            if exchange.file is None or connection.is_cut:
+                exchange.finish()
+            lane.end()
+            self._mailbox.put(connection)
+
+    def _converse(self, connection: Connection, exchange: Exchange, lane: Lane) -> None:
+        """Send an answer as the client takes it; the end of it, which needs no thread, is left to the loop."""
+        send = partial(self._send_from_thread, connection, lane)
+        pieces = exchange.start(send)
+        while not exchange.is_over:
+            send(pieces)
+            pieces = exchange.pull()
+        connection.send(pieces)
+        if exchange.file is not None:
+            connection.attach(exchange.file)
+
+    def _send_from_thread(self, connection: Connection, lane: Lane, pieces: list[bytes]) -> None:
+        if connection.send(pieces):
+            return
+        # The application is not to blame for a slow client: meanwhile its clock stands still.
+        left = lane.deadline - time.monotonic() if lane.deadline else None
+        lane.extend(0.0)
+        connection.flush_blocking(self._pool.write_timeout)
+        if left is not None:
+            lane.extend(time.monotonic() + left)
+
+    def _take_back(self, connection: Connection) -> None:
+        """Go on with a connection whose thread is done with it."""
+        self._count_running(-1)
+        if connection.is_cut:
+            connection.exchange = None  # finished in the thread
+            self._drop(connection)
+        elif self._flush(connection, connection.exchange):
+            self._resume(connection)
+
+    # Closing
+
+    def _refuse(self, connection: Connection, refusal: Refusal) -> None:
+        connection.forget_request()
+        answer = response.plain(refusal.status, refusal.reason, close=True)
+        try:
+            connection.send([answer])
+        except Cut:
+            self._drop(connection)
+            return
+        self._flush(connection, None)
+
+    def _leave(self, connection: Connection) -> bool:
+        """Close a connection cleanly: what a client still sends must not reset it before it has read our answer."""
+        connection.forget_request()
+        if not connection.shut():
+            return self._drop(connection)
+        connection.phase = Phase.LINGERING
+        self._watch(connection, IN)
+        self._timers.arm(connection, LINGERING, self._now)
+        return False
+
+    def _discard(self, connection: Connection) -> None:
+        try:
+            if connection.sock.recv(RECEIVE_SIZE):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass  # reset by the client, which is an end as well
+        self._drop(connection)
+
+    def _drop(self, connection: Connection) -> bool:
+        exchange, connection.exchange = connection.exchange, None
+        if exchange is not None:
+            self._finish(exchange)
+        connection.forget_request()
+        self._timers.disarm(connection)
+        del self._connections[connection.fd]
+        # Closing alone would not do if the application has forked: a copy of the descriptor keeps the watch alive.
+        self._watch(connection, 0)
+        connection.sock.close()
+        return False
+
+    def _watch(self, connection: Connection, events: int) -> None:
+        if events == connection.events:
+            return
+        if not connection.events:
+            self._epoll.register(connection.fd, events)
+        elif not events:
+            self._epoll.unregister(connection.fd)
+        else:
+            self._epoll.modify(connection.fd, events)
+        connection.events = events
+
+    # Draining
+
+    def _begin_drain(self) -> None:
+        self._handler.draining = True
+        self._fresh = self._idle = DRAINED
+        if self._orders.empty_queue:
+            for accepted in self._acceptor.empty_queue():
+                self._adopt(accepted)
+        self._acceptor.close()
+        self._orders.leave_queue()
+        for connection in self._connections.values():
+            if connection.phase is Phase.READING and not connection.pending and connection.body is None:
+                self._timers.arm(connection, DRAINED, self._now)
+
+    def _overdue(self) -> int:
+        """Return how many requests are past their own deadline: the master knows, and waits for them no more."""
+        return sum(lane.is_busy and 0.0 < lane.deadline <= self._now for lane in self._row.lanes)
+
+    def _next_of_drain(self, drain_by: float) -> float:
+        deadlines = [lane.deadline for lane in self._row.lanes if lane.deadline > self._now]
+        return min([drain_by, *deadlines])
+
+    def _is_done(self) -> bool:
+        if not self._handler.draining:
+            return False
+        assert self._orders.drain_by is not None
+        connections = self._connections.values()
+        if not connections or self._now >= self._orders.drain_by:
+            return True
+        return len(connections) == self._overdue() and all(
+            connection.phase is Phase.RUNNING for connection in connections
+        )
+
+    def _close(self) -> None:
+        """Give back what no thread can still be using."""
+        for connection in list(self._connections.values()):
+            if connection.phase is not Phase.RUNNING:
+                self._drop(connection)
+        if self._threads is not None:
+            self._threads.stop()
+        self._row.set_connections(len(self._connections))
+        self._epoll.close()
+        if not self._running:
+            self._mailbox.close()

@@ -1,0 +1,100 @@
+"""Threads that call the application, fed by a queue; what they are done with goes back to the loop."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Generic, TypeVar
+
+from prefork.handlers.context import Worker
+from prefork.log import logger
+from prefork.scoreboard import Lane
+
+T = TypeVar("T")
+Job = Callable[[Lane], None]
+
+
+class Mailbox(Generic[T]):
+    """A way from threads to a loop.
+
+    Attributes:
+        fd: becomes readable when something came while the loop was asleep.
+
+    """
+
+    def __init__(self) -> None:
+        self.fd, self._bell = os.pipe()
+        os.set_blocking(self._bell, False)
+        self._items: deque[T] = deque()
+        self._is_asleep = False
+
+    def put(self, item: T) -> None:
+        """Leave something for the loop."""
+        self._items.append(item)
+        if self._is_asleep:
+            self._is_asleep = False
+            os.write(self._bell, b"!")
+
+    def fall_asleep(self) -> bool:
+        """Say that the loop is about to wait; return False when it must not, since something is there."""
+        self._is_asleep = True
+        return not self._items
+
+    def wake_up(self) -> None:
+        """Say that the loop has woken up: nobody needs to ring."""
+        self._is_asleep = False
+
+    def hear(self) -> None:
+        """Take note of the bell."""
+        os.read(self.fd, 64)
+
+    def take(self) -> T | None:
+        """Return the next item, None if there is none."""
+        return self._items.popleft() if self._items else None
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        os.close(self.fd)
+        os.close(self._bell)
+
+
+class Threads:
+    """Application threads.
+
+    Args:
+        count: how many.
+        worker: the worker that they belong to; each enters one of its lanes.
+
+    """
+
+    def __init__(self, count: int, worker: Worker) -> None:
+        self._count = count
+        self._worker = worker
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+
+    def start(self) -> None:
+        """Start all threads."""
+        for number in range(self._count):
+            name = f"prefork-{number}"
+            # A thread that is stuck must not keep the process from leaving.
+            threading.Thread(target=self._run, args=(number,), name=name, daemon=True).start()
+
+    def put(self, job: Job) -> None:
+        """Have one of the threads do something as soon as it can."""
+        self._jobs.put(job)
+
+    def stop(self) -> None:
+        """Let each thread end when there is nothing left to do."""
+        for _ in range(self._count):
+            self._jobs.put(None)
+
+    def _run(self, number: int) -> None:
+        lane = self._worker.enter_lane(number)
+        while (job := self._jobs.get()) is not None:
+            try:
+                job(lane)
+            except BaseException:  # noqa: BLE001 (reported, and the thread goes on)
+                logger.exception("a fault of prefork in an application thread")
