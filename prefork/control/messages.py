@@ -14,6 +14,10 @@ import msgspec
 # A request names a command, a pool and a number: a longer line is no request. Answers carry stacks, so only the
 # reader's patience limits them. 64 KiB is what asyncio's StreamReader.readline() takes by default.
 MAX_REQUEST = 65536
+# The decoder's reason may quote a key of the line, however long.
+MAX_REASON = 200
+# What msgspec raises for a line that it cannot read: rubbish, bytes that are no UTF-8, brackets nested too deeply.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class RequestError(ValueError):
@@ -174,12 +178,16 @@ def decode_request(line: bytes) -> Request:
         request = _requests.decode(line)
         kind = COMMANDS.get(request.command)
         if kind is None:
+            expected = ", ".join(COMMANDS)
             raise RequestError(
-                f"unknown command {request.command!r}, expected one of {', '.join(COMMANDS)}", request.id
+                f"unknown command {_excerpt(request.command)}, expected one of {expected}", request.id
             )
         arguments = msgspec.to_builtins(msgspec.convert(request.arguments, kind))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"expected a request, found {_excerpt(line)}: {error}", _identity(line)) from error
+    except UNREADABLE as error:
+        found = _excerpt(line.decode("utf-8", "replace"))
+        raise RequestError(
+            f"expected a request, found {found}: {str(error)[:MAX_REASON]}", _identity(line)
+        ) from error
     return msgspec.structs.replace(request, arguments=arguments)
 
 
@@ -187,19 +195,19 @@ def decode_answer(line: bytes) -> Answer:
     """Return the answer on a line; raises ValueError if it is none."""
     answer = _answers.decode(line)
     if sum(part is not None for part in (answer.progress, answer.result, answer.error)) != 1:
-        raise ValueError(f"expected one of progress, result and error, found {_excerpt(line)}")
+        raise ValueError(f"expected one of progress, result and error, found {_excerpt(line.decode())}")
     return answer
 
 
 def _identity(line: bytes) -> int | None:
     try:
         return _identities.decode(line).id
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
 
 
-def _excerpt(line: bytes) -> str:
-    return repr(line[:40].decode("utf-8", "replace")) + ("…" if len(line) > 40 else "")
+def _excerpt(text: str) -> str:
+    return repr(text[:40]) + ("…" if len(text) > 40 else "")
 
 
 def _carriable(value: Any) -> Any:

@@ -69,6 +69,7 @@ def test_missing_arguments_get_their_defaults() -> None:
         (b"GET / HTTP/1.1\r", None, "expected a request, found 'GET / HTTP/1.1"),
         (b"\xff\xfe", None, "expected a request"),
         (b"[]", None, "expected a request"),
+        (b'{"id": 7, "command": "stop", "arguments": {"now": ' + b"[" * 60000, None, "recursion depth"),
         (b'{"id": "x", "command": "stop"}', None, "expected a request"),
         (b'{"id": 7}', 7, "missing required field `command`"),
         (b'{"id": 7, "command": "stop", "argument": {}}', 7, "unknown field `argument`"),
