@@ -20,7 +20,7 @@ _BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**
     "TiB": 2**40,
 }
 # Digits are bounded because what follows is exact arithmetic on as many digits as there are.
-_NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,9})?"
+_NUMBER = r"[0-9]{1,24}(?:\.[0-9]{1,9})?"
 _PART = re.compile(rf"\s*({_NUMBER})\s*(ms|[dhms])", re.ASCII)
 _DURATION = re.compile(rf"(?:{_PART.pattern})+\s*", re.ASCII)
 _SIZE = re.compile(rf"({_NUMBER})\s*({'|'.join(_BYTES)})", re.ASCII)
@@ -195,8 +195,15 @@ def shown(value: object) -> str:
     if isinstance(value, int) and abs(value) >= 10**40:
         return "a huge number"  # Python refuses to write out integers beyond 4300 digits
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else str(value)
-    text = text.encode("utf-8", "backslashreplace").decode()
+    text = printable(text)
     return text if len(text) <= 200 else f"{text[:160]}… ({len(text)} characters)"
+
+
+def printable(text: str) -> str:
+    """Return text with everything escaped that would break a line or steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def _unix_address(text: str) -> UnixAddress:
@@ -210,16 +217,16 @@ def _unix_address(text: str) -> UnixAddress:
 
 
 def _address_hint(text: str) -> str | None:
+    if text.startswith(("/", ".")):
+        return f'write "unix:{text}"'
     host, _, port = text.rpartition(":")
     port = port or "8000"
     if host == "localhost":
         return f'write "127.0.0.1:{port}", "[::1]:{port}", or both'
-    if host in ("", "*", "0"):
+    if host in ("", "*", "0") and port.isdecimal():
         return f'write "0.0.0.0:{port}" for all of this machine\'s IPv4 addresses, "[::]:{port}" for IPv6'
     if host.count(":") > 1 and not host.startswith("["):
         return f'write "[{host}]:{port}"'
-    if text.startswith(("/", ".")):
-        return f'write "unix:{text}"'
     return None
 
 

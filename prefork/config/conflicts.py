@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prefork.config.document import Document, name_path
+from prefork.config.document import Document
 from prefork.config.lines import Path
 from prefork.config.schema import Config, Listen, Pool, options
 from prefork.units import Address, TcpAddress, UnixAddress
@@ -80,7 +80,7 @@ def _check_addresses(document: Document, listeners: Listeners) -> None:
         address = listener.address
         if address in known:
             first = known[address]
-            owner = f"{document.where(first)}: {name_path(first[:2], first[2:])}"
+            owner = f"{document.where(first)}: {document.name(first)}"
             document.complain(path, "an address of its own", f"{address}, which has {owner}")
         elif not isinstance(address, TcpAddress) or address.port:  # the kernel gives each port 0 another one
             known[address] = path
@@ -102,7 +102,7 @@ def _check_paths(document: Document, config: Config, listeners: Listeners) -> No
     ):
         if text in known:
             first = known[text]
-            found = f"{text}, which is {name_path(first[:2], first[2:])}"
+            found = f"{text}, which is {document.name(first)}"
             document.complain(path, "a path of its own", found, about=path)
         elif text is not None and text != "-":
             known[text] = path

@@ -13,7 +13,7 @@ from typing import Any
 
 from prefork.config.lines import Path, Place, find_places
 from prefork.errors import ConfigError, Problem
-from prefork.units import shown
+from prefork.units import printable, shown
 
 _POSITION = re.compile(r" \((?:at line (\d+), column \d+|at end of document)\)$")
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
@@ -76,27 +76,21 @@ class Document:
         origin = self._origin(path)
         place = self.where(path)
         if not isinstance(origin, str):
-            place = ": ".join(filter(None, (place, self._name(path if about is None else about))))
+            place = ": ".join(filter(None, (place, self.name(path if about is None else about))))
         line = origin.line if isinstance(origin, Place) else _LAST if origin else 0
-        self._problems.append((line, Problem(f"{place}: expected {expected}, found {found}", hint)))
+        self._note(line, f"{place}: expected {expected}, found {found}", hint)
 
     def refuse(self, origin: str, expected: str, found: str, hint: str | None = None) -> None:
         """Note a problem with a setting that has no place in the document."""
-        self._problems.append((_LAST, Problem(f"{origin}: expected {expected}, found {found}", hint)))
+        self._note(_LAST, f"{origin}: expected {expected}, found {found}", hint)
 
     def finish(self) -> None:
         """Raise ConfigError if anything is wrong: with all problems, in the order of the file, settings last."""
         if self._problems:
             raise ConfigError([problem for _, problem in sorted(self._problems, key=lambda item: item[0])])
 
-    def _origin(self, path: Path) -> Place | str | None:
-        for length in range(len(path), 0, -1):
-            if path[:length] in self._origins:
-                return self._origins[path[:length]]
-        return None
-
-    def _name(self, path: Path) -> str:
-        """Return ``[table] key`` for people."""
+    def name(self, path: Path) -> str:
+        """Return ``[pool.web] listen[1].mode`` for a path, for people."""
         value: Any = self.values
         depth = 0
         for key in path:
@@ -104,14 +98,18 @@ class Document:
                 break
             value = value.get(key)
             depth += isinstance(value, dict)
-        return name_path(path[:depth], path[depth:])
+        header = f"[{'.'.join(_quoted(str(step)) for step in path[:depth])}]" if depth else ""
+        text = "".join(f"[{step}]" if isinstance(step, int) else f".{_quoted(step)}" for step in path[depth:])
+        return " ".join(filter(None, (header, text.removeprefix("."))))
 
+    def _note(self, line: int, message: str, hint: str | None) -> None:
+        self._problems.append((line, Problem(printable(message), printable(hint) if hint else None)))
 
-def name_path(table: Path, key: Path = ()) -> str:
-    """Return ``[pool.web] listen[1].mode`` for a table's path and what follows it."""
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{_quoted(step)}" for step in key)
-    header = f"[{'.'.join(_quoted(str(step)) for step in table)}]" if table else ""
-    return " ".join(filter(None, (header, text.removeprefix("."))))
+    def _origin(self, path: Path) -> Place | str | None:
+        for length in range(len(path), 0, -1):
+            if path[:length] in self._origins:
+                return self._origins[path[:length]]
+        return None
 
 
 def read(data: bytes, source: str) -> Document:
@@ -152,7 +150,8 @@ def _syntax_problem(message: str, text: str, source: str) -> Problem:
     last = text.rstrip().count("\n") + 1
     line = f":{position[1] or last}" if position else ""
     reason = _POSITION.sub("", message)
-    hint = 'text is written in quotes: key = "text"' if reason == "Invalid value" else None
+    unquoted = reason == "Invalid value" and position and position[1]
+    hint = 'text is written in quotes: key = "text"' if unquoted else None
     return Problem(f"{source}{line}: not valid TOML: {reason[:1].lower()}{reason[1:]}", hint)
 
 

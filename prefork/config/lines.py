@@ -61,6 +61,8 @@ class _Scanner:
         many = self.text.startswith("[[", self.at)
         self._move(2 if many else 1)
         path = self._within_lists(self._keys())
+        for length in range(1, len(path)):
+            self._note(path[:length])
         if many:
             number = self.lengths.get(path, 0)
             self.lengths[path] = number + 1

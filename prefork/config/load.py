@@ -20,7 +20,7 @@ from prefork.config.document import Document, Setting, read
 from prefork.config.lines import Path
 from prefork.config.schema import POOL_NAME, Config, Http, Listen, Log, Master, Option, Pool, Unit, options
 from prefork.config.settings import apply_environment, apply_settings
-from prefork.units import Address, TcpAddress, UnitError, UnixAddress, check_unix_path, shown
+from prefork.units import Address, TcpAddress, UnitError, UnixAddress, check_unix_path, printable, shown
 
 TABLES = ("master", "log", "pool")
 HOMES = {"[master]": Master, "[log]": Log, "[pool.NAME]": Pool, "[pool.NAME.http]": Http}
@@ -52,7 +52,7 @@ def load(
     Raises ConfigError with all problems.
 
     """
-    document = read(data, source)
+    document = read(data, printable(source))
     apply_environment(document, environment)
     apply_settings(document, settings)
     reader = _Reader(document, source, directory, runtime_directory, cpus)

@@ -112,6 +112,12 @@ class Option:
             return json.dumps(write_size(default))
         return json.dumps(str(default) if isinstance(default, Share) else default)
 
+    def documentation(self) -> str:
+        """Return the line of documentation, with what the default and the range cannot tell."""
+        kind, otherwise = self.told("kind"), self.told("otherwise")
+        notes = [f"default: {otherwise}" if otherwise else "", f"{kind} only" if kind else ""]
+        return "; ".join(filter(None, [self.meta.description, *notes]))
+
     def sample(self) -> str:
         """Return a value that the option accepts, as TOML: its example, or else its default."""
         return self.told("example") or self.written_default()
@@ -357,7 +363,7 @@ def _table_schema(struct: type[msgspec.Struct]) -> dict[str, Any]:
 def _option_schema(found: Option) -> dict[str, Any]:
     limits = {"minimum": found.meta.ge, "exclusiveMinimum": found.meta.gt, "maximum": found.meta.le}
     ranged = {key: limit for key, limit in limits.items() if limit is not None}
-    schema = {"description": found.meta.description} | _value_schema(found, ranged)
+    schema = {"description": found.documentation()} | _value_schema(found, ranged)
     default = found.written_default()
     return schema | ({"default": json.loads(default)} if default else {})
 

@@ -87,12 +87,4 @@ def _table(
 
 def _line(option: Option, value: str) -> str:
     pair = f"{option.name} = {value}" if value else f"# {option.name} = {option.sample()}"
-    return f"{pair:<{COLUMN}} # {_documentation(option)}"
-
-
-def _documentation(option: Option) -> str:
-    otherwise = option.told("otherwise")
-    notes = [f"default: {otherwise}"] if otherwise else []
-    if option.told("kind"):
-        notes.append(f"{option.told('kind')} only")
-    return "; ".join([str(option.meta.description), *notes])
+    return f"{pair:<{COLUMN}} # {option.documentation()}"

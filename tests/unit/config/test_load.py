@@ -1,0 +1,422 @@
+"""Loading: the values that the program gets, and for each mistake the line that a person gets."""
+
+from __future__ import annotations
+
+import pytest
+
+from prefork.config.schema import Http, Listen
+from prefork.units import Share, TcpAddress, UnixAddress
+from tests.unit.config.reading import WEB, problems, read
+
+
+def web(line, **more):
+    """Return the only problem of the pool web with one more line, its fourth."""
+    (problem,) = problems(WEB + line + "\n", **more)
+    return problem
+
+
+def test_a_small_file_gets_its_defaults():
+    config = read(WEB)
+    pool = config.pools["web"]
+    assert config.master.name == "server"
+    assert config.master.directory == "/srv"
+    assert config.master.control == "/run/user/1/server.sock"
+    assert config.master.pid_file is config.master.user is config.master.umask is None
+    assert (config.log.level, config.log.format, config.log.file) == ("info", "text", "-")
+    assert (pool.name, pool.kind, pool.application) == ("web", "wsgi", "shop.web:app")
+    assert pool.listen == (Listen(address=TcpAddress("127.0.0.1", 8000)),)
+    assert (pool.workers, pool.threads, pool.surge, pool.env) == (1, 1, Share(percent=25), {})
+    clocks = (
+        pool.boot_timeout,
+        pool.stall_timeout,
+        pool.request_timeout,
+        pool.graceful_timeout,
+        pool.drain_delay,
+    )
+    assert clocks == (60, 30, 30, 30, 0)
+    assert (pool.keepalive_timeout, pool.read_timeout, pool.write_timeout) == (75, 10, 30)
+    assert pool.max_connections == 1000
+    assert pool.http == Http(max_request_line=8190, max_headers=100, max_header_size=8190, max_body=2**30)
+
+
+def test_values_are_read_in_their_units():
+    pool = read(
+        WEB
+        + """
+        workers = "auto"
+        boot_timeout = "1m30s"
+        surge = 2
+        env = { LANG = "C.UTF-8" }
+        http = { max_body = "10kB" }
+        """
+    ).pools["web"]
+    assert (pool.workers, pool.boot_timeout, pool.surge) == (3, 90, Share(number=2))
+    assert (pool.env, pool.http.max_body) == ({"LANG": "C.UTF-8"}, 10_000)
+
+
+def test_auto_stays_within_what_a_pool_may_have():
+    assert read(WEB + 'workers = "auto"', cpus=5000).pools["web"].workers == 1000
+
+
+def test_pools_keep_the_order_of_the_file():
+    text = "".join(f'[pool.{name}]\nlisten = ["127.0.0.1:0"]\nhandler = "a:b"\n' for name in "zab")
+    assert list(read(text).pools) == ["z", "a", "b"]
+
+
+def test_relative_paths_start_at_the_masters_directory():
+    config = read(
+        '[master]\ndirectory = "app"\ncontrol = "run/c.sock"\npid_file = "../x.pid"\n[log]\nfile = "log/a"\n'
+        '[pool.web]\nlisten = ["unix:run/web.sock", "unix:/run/web.sock"]\nwsgi = "a:b"\n'
+    )
+    assert config.master.directory == "/srv/app"
+    assert config.master.control == "/srv/app/run/c.sock"
+    assert config.master.pid_file == "/srv/x.pid"
+    assert config.log.file == "/srv/app/log/a"
+    addresses = [listener.address for listener in config.pools["web"].listen]
+    assert addresses == [UnixAddress("/srv/app/run/web.sock"), UnixAddress("/run/web.sock")]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("shop.toml", "shop"),
+        ("/etc/my shop.toml", "my-shop"),
+        ("shop.conf", "shop.conf"),
+        (".toml", "prefork"),
+    ],
+)
+def test_the_server_is_named_after_the_file(source, name):
+    assert read(WEB, source=source).master.name == name
+
+
+@pytest.mark.parametrize("written", ['"0660"', '"660"', '"0o660"', "0o660"])
+def test_permissions_are_octal(written):
+    text = f'[pool.web]\nlisten = [{{ address = "unix:x", mode = {written} }}]\nwsgi = "a:b"'
+    assert read(text).pools["web"].listen[0].mode == 0o660
+
+
+def test_accounts_may_be_numbers():
+    assert read(WEB + '[master]\nuser = 33\ngroup = "www-data"').master.user == "33"
+
+
+# What is wrong, in the fourth line of a file.
+WRONG = [
+    (
+        'workers = "four"',
+        ':4: [pool.web] workers: expected a whole number or "auto", found "four"',
+        "write workers = 4",
+    ),
+    (
+        'workers = "8"',
+        ':4: [pool.web] workers: expected a whole number or "auto", found "8"',
+        "write workers = 8",
+    ),
+    (
+        "workers = 0",
+        ':4: [pool.web] workers: expected a whole number from 1 to 1000 or "auto", found 0',
+        None,
+    ),
+    (
+        "workers = 2.0",
+        ':4: [pool.web] workers: expected a whole number or "auto", found 2.0',
+        "write workers = 4",
+    ),
+    ("threads = true", ":4: [pool.web] threads: expected a whole number, found true", "write threads = 1"),
+    ("threads = 257", ":4: [pool.web] threads: expected a whole number from 1 to 256, found 257", None),
+    ("wokers = 4", ':4: [pool.web]: expected a known key, found "wokers"', "did you mean workers?"),
+    (
+        "max_body = 4",
+        ':4: [pool.web]: expected a known key, found "max_body"',
+        "max_body belongs in [pool.NAME.http]",
+    ),
+    ("xyzzy = 4", ':4: [pool.web]: expected a known key, found "xyzzy"', None),
+    ("[mastre]", ': expected a known table, found "mastre"', "did you mean master?"),
+    ("[log]\nlevl = 1", ':5: [log]: expected a known key, found "levl"', "did you mean level?"),
+    (
+        'boot_timeout = "30"',
+        ':4: [pool.web] boot_timeout: expected seconds as a number, or a duration like "1m30s", found "30"',
+        'write 30 or "30s"',
+    ),
+    (
+        "boot_timeout = 0",
+        ":4: [pool.web] boot_timeout: expected a duration above 0 and up to 366 d, found 0",
+        None,
+    ),
+    (
+        'stall_timeout = "400d"',
+        ':4: [pool.web] stall_timeout: expected a duration from 0 to 366 d, found "400d"',
+        None,
+    ),
+    (
+        'surge = "0%"',
+        ':4: [pool.web] surge: expected a whole number from 1, or a share from "1%" to "100%", found "0%"',
+        None,
+    ),
+    (
+        '[pool.web.http]\nmax_body = "64M"',
+        ':5: [pool.web.http] max_body: expected bytes as a whole number, or a size like "64MiB", found "64M"',
+        'write "64MiB" (steps of 1024) or "64MB" (steps of 1000)',
+    ),
+    (
+        "http = { max_request_line = 10 }",
+        ":4: [pool.web.http] max_request_line: expected a size from 64B to 64KiB, found 10",
+        None,
+    ),
+    ("http = 3", ":4: [pool.web] http: expected a table, found 3", None),
+    ("env = 3", ":4: [pool.web] env: expected a table of texts, found 3", 'write env = { LANG = "C.UTF-8" }'),
+    ("[pool.web.env]\nPORT = 80", ":5: [pool.web.env] PORT: expected text, found 80", 'write PORT = "80"'),
+    (
+        'env = { "A=B" = "" }',
+        ':4: [pool.web.env] "A=B": expected the name of a variable, without "=", found "A=B"',
+        None,
+    ),
+    (
+        'env = { A = "\\u0000" }',
+        ':4: [pool.web.env] A: expected text without the character 0, found "\\u0000"',
+        None,
+    ),
+    (
+        "[log]\nlevel = 3",
+        ':5: [log] level: expected one of "debug", "info", "warning", "error", found 3',
+        None,
+    ),
+    (
+        '[log]\nlevel = "warn"',
+        ':5: [log] level: expected one of "debug", "info", "warning", "error", found "warn"',
+        'write level = "warning"',
+    ),
+    ('[log]\nfile = ""', ':5: [log] file: expected text, found ""', 'write file = "-"'),
+    (
+        '[master]\nname = "a b"',
+        ':5: [master] name: expected at most 64 letters, digits, ".", "-" and "_", found "a b"',
+        None,
+    ),
+    (
+        '[master]\nuser = "a b"',
+        ':5: [master] user: expected the name or the number of an account, found "a b"',
+        None,
+    ),
+    (
+        "[master]\numask = 22",
+        ":5: [master] umask: expected octal permissions as text, found 22",
+        'write umask = "0022"',
+    ),
+    (
+        '[master]\numask = "999"',
+        ':5: [master] umask: expected octal permissions as text, found "999"',
+        'write umask = "0027"',
+    ),
+    (
+        "[master]\numask = 0o1777",
+        ':5: [master] umask: expected permissions from "0000" to "0777", found 1023',
+        None,
+    ),
+    (
+        f'[master]\ncontrol = "{"x" * 110}"',
+        f':5: [master] control: expected a socket\'s path of at most 107 bytes, found "/srv/{"x" * 110}"',
+        "this one has 115 bytes",
+    ),
+    (
+        '[pool."a b"]',
+        ':4: [pool."a b"]: expected a pool\'s name of at most 64 letters, digits, "-" and "_", found "a b"',
+        None,
+    ),
+    (
+        "max_connections = 2\nthreads = 3",
+        ":4: [pool.web] max_connections: expected at least as many as there are threads (3), found 2",
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "message", "hint"), WRONG, ids=[line for line, *_ in WRONG])
+def test_a_mistake_is_told_with_its_place_what_was_expected_and_what_was_found(line, message, hint):
+    expected = message if message.startswith(":") and message[1].isdigit() else f":4{message}"
+    assert web(line) == (expected, hint)
+
+
+@pytest.mark.parametrize(
+    ("written", "message", "hint"),
+    [
+        ("wsgi = 3", "expected text, found 3", 'write wsgi = "shop.web:app"'),
+        (
+            'wsgi = "shop.web.app"',
+            'expected "module:attribute", found "shop.web.app"',
+            'write wsgi = "shop.web:app"',
+        ),
+        (
+            'wsgi = "shop/web.py"',
+            'expected "module:attribute", found "shop/web.py"',
+            'write wsgi = "shop.web:app"',
+        ),
+        ('wsgi = "shop"', 'expected "module:attribute", found "shop"', 'write wsgi = "shop:app"'),
+        ('wsgi = "a:b()"', 'expected "module:attribute", found "a:b()"', 'write wsgi = "shop.web:app"'),
+    ],
+)
+def test_a_wrong_application_is_told_once(written, message, hint):
+    text = f'[pool.web]\nlisten = ["127.0.0.1:8000"]\n{written}'
+    assert problems(text) == [(f":3: [pool.web] wsgi: {message}", hint)]
+
+
+@pytest.mark.parametrize(
+    ("written", "message", "hint"),
+    [
+        (
+            '"127.0.0.1:80"',
+            ' listen: expected a list of addresses, found "127.0.0.1:80"',
+            'write listen = ["127.0.0.1:80"]',
+        ),
+        ("80", " listen: expected a list of addresses, found 80", 'write listen = ["127.0.0.1:8000"]'),
+        ("[]", " listen: expected at least one address, found none", 'write listen = ["127.0.0.1:8000"]'),
+        ("[80]", " listen[0]: expected an address, or a table with one, found 80", None),
+        (
+            "[{}]",
+            " listen[0]: expected a table with an address, found none",
+            'write address = "127.0.0.1:8000"',
+        ),
+        ('[{ adress = "1" }]', ' listen[0]: expected a known key, found "adress"', "did you mean address?"),
+        (
+            '["x"]',
+            ' listen[0]: expected "IP:PORT", "[IPv6]:PORT" or "unix:PATH", found "x"',
+            None,
+        ),
+        (
+            '[{ address = "unix:a", backlog = 0 }]',
+            " listen[0].backlog: expected a whole number from 1 to 65535, found 0",
+            None,
+        ),
+        (
+            '[{ address = "unix:a", mode = 660 }]',
+            " listen[0].mode: expected octal permissions as text, found 660",
+            'write mode = "0660"',
+        ),
+        (
+            '[{ address = "127.0.0.1:80", mode = "0660" }]',
+            " listen[0].mode: expected mode at a Unix socket only, found the address 127.0.0.1:80",
+            "remove mode",
+        ),
+        (
+            f'["unix:{"x" * 104}"]',
+            f' listen[0]: expected a socket\'s path of at most 107 bytes, found "/srv/{"x" * 104}"',
+            "this one has 109 bytes",
+        ),
+    ],
+)
+def test_a_wrong_listener_is_told_once(written, message, hint):
+    assert problems(f'[pool.web]\nlisten = {written}\nwsgi = "a:b"') == [(f":2: [pool.web]{message}", hint)]
+
+
+def test_a_pool_needs_one_kind_and_a_listener():
+    assert problems("\n[pool.web]\n") == [
+        (
+            ":2: [pool.web]: expected exactly one of handler and wsgi, found neither",
+            'write wsgi = "module:application"',
+        ),
+        (
+            ":2: [pool.web] listen: expected at least one address, found none",
+            'write listen = ["127.0.0.1:8000"]',
+        ),
+    ]
+    assert problems(WEB + 'handler = "a:b"') == [
+        (":1: [pool.web]: expected exactly one of handler and wsgi, found both", "remove one of them")
+    ]
+
+
+def test_options_of_another_kind_of_pool_are_refused():
+    text = '[pool.echo]\nlisten = ["127.0.0.1:7000"]\nhandler = "a:b"\nread_timeout = 1\n[pool.echo.http]\n'
+    assert problems(text) == [
+        (
+            ":4: [pool.echo] read_timeout: expected this in a pool with wsgi only, found a pool with handler",
+            "remove read_timeout",
+        ),
+        (
+            ":5: [pool.echo.http]: expected this in a pool with wsgi only, found a pool with handler",
+            "remove http",
+        ),
+    ]
+
+
+def test_no_two_listeners_share_an_address():
+    text = WEB + '[pool.b]\nlisten = ["127.0.0.1:8000", "unix:x", "unix:./x"]\nwsgi = "a:b"\n'
+    assert problems(text) == [
+        (
+            ":5: [pool.b] listen[0]: expected an address of its own, found 127.0.0.1:8000, which has conf/server.toml:2: [pool.web] listen[0]",
+            None,
+        ),
+        (
+            ":5: [pool.b] listen[2]: expected an address of its own, found unix:/srv/x, which has conf/server.toml:5: [pool.b] listen[1]",
+            None,
+        ),
+    ]
+
+
+def test_a_port_chosen_by_the_kernel_is_another_one_each_time():
+    text = '[pool.a]\nlisten = ["127.0.0.1:0", "127.0.0.1:0"]\nhandler = "a:b"\n'
+    assert len(read(text).pools["a"].listen) == 2
+
+
+def test_no_two_files_of_the_server_share_a_path():
+    text = '[master]\ncontrol = "a"\npid_file = "b"\n[log]\nfile = "b"\n[pool.a]\nlisten = ["unix:a"]\nwsgi = "a:b"\n'
+    assert problems(text) == [
+        (":2: [master] control: expected a path of its own, found /srv/a, which is [pool.a] listen[0]", None),
+        (":3: [master] pid_file: expected a path of its own, found /srv/b, which is [log] file", None),
+    ]
+
+
+def test_all_problems_are_told_at_once_in_the_order_of_the_file():
+    text = '[pool.web]\nworkers = "x"\nlisten = ["y"]\nwsgi = "z"\n[log]\nlevel = "z"\n[master]\nnmae = 1\n'
+    lines = [message.split(":")[1] for message, _ in problems(text, settings=["x"])]
+    assert lines == ["2", "3", "4", "6", "8", ' expected KEY=VALUE, found "x"']
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("", ": expected at least one [pool.NAME], found none", "prefork init writes a file to start from"),
+        ("pool = 3", ":1: pool: expected tables [pool.NAME], found 3", None),
+        (
+            "[pool]\nworkers = 3",
+            ":2: [pool] workers: expected a table, found 3",
+            "write [pool.NAME] above workers",
+        ),
+        ("log = 3\n" + WEB, ":1: log: expected a table, found 3", None),
+        ("a = 1\nb = c\n", ":2: not valid TOML: invalid value", 'text is written in quotes: key = "text"'),
+        ("a = 1\n\nb = [1\n\n", ":3: not valid TOML: unclosed array", None),
+        (b"a = 1\nb = '\xff'", ":2: expected UTF-8, found the byte 0xff", "save the file as UTF-8"),
+        ("a = " + "[" * 5000, ": expected a configuration, found brackets nested too deeply", None),
+    ],
+)
+def test_what_is_no_configuration_is_told_as_such(text, message, hint):
+    assert problems(text) == [(message, hint)]
+
+
+def test_a_byte_order_mark_is_no_mistake():
+    assert read(b"\xef\xbb\xbf" + WEB.encode()) == read(WEB)
+
+
+KEYS_OF_LATER_ISSUES = [
+    "asgi",
+    "task",
+    "command",
+    "tls",
+    "proxy_protocol",
+    "trusted",
+    "root_path",
+    "scale",
+    "preload",
+    "restart",
+    "after",
+    "essential",
+    "max_requests",
+    "max_requests_jitter",
+    "max_memory",
+    "max_age",
+    "slow_request",
+    "ready",
+    "stop_signal",
+]
+
+
+@pytest.mark.parametrize("key", KEYS_OF_LATER_ISSUES)
+def test_keys_without_a_meaning_yet_are_not_accepted(key):
+    assert web(f"{key} = 1")[0] == f':4: [pool.web]: expected a known key, found "{key}"'
