@@ -232,7 +232,7 @@ class Keeper:
         return max(0, self._target() - len(self._of(self.generation)))
 
     def _is_probing(self) -> bool:
-        return any(life.is_starting for life in self._of(self.generation))
+        return any(life.state is not State.READY for life in self._of(self.generation))
 
     def _start_trial(self) -> list[Action]:
         if self.trial is None or self.trial.begun:
@@ -269,11 +269,11 @@ class Keeper:
             return []
         self._retire_from = None
         why = f"replaced by generation {self.generation}"
-        old = sorted(self._old(), key=lambda life: (not life.is_starting, life.generation, life.slot))
-        unready = sum(life.is_starting for life in old)
+        old = sorted(self._old(), key=lambda life: (life.state is State.READY, life.generation, life.slot))
+        ready_old = sum(life.state is State.READY for life in old)
         ready_new = sum(life.state is State.READY for life in self._of(self.generation))
-        spare = max(0, ready_new + len(old) - unready - self._target())
-        leavers = old[: unready + spare]
+        spare = max(0, ready_new + ready_old - self._target())
+        leavers = old[: len(old) - ready_old + spare]
         return [
             action
             for life in leavers
@@ -281,7 +281,9 @@ class Keeper:
         ]
 
     def _retire_excess(self, now: float) -> list[Action]:
-        workers = sorted(self._of(self.generation), key=lambda life: (life.is_starting, life.slot))
+        workers = sorted(
+            self._of(self.generation), key=lambda life: (life.state is not State.READY, life.slot)
+        )
         why = "drained on request" if self.resting else "scaled down"
         return [action for life in workers[self._target() :] for action in self._retire(life, why, now)]
 

@@ -8,7 +8,7 @@
                          LEAVING (it was told to exit at once)  --clock--> KILLED
 
 Every state but READY and GONE has a deadline, so no life can hang; a READY worker has one only while it is halted
-or cannot be talked to. Whether a worker still counts towards its pool follows from its state alone.
+or cannot be talked to.
 """
 
 from __future__ import annotations
@@ -110,13 +110,13 @@ class Life:
 
     @property
     def counts(self) -> bool:
-        """Whether this worker serves, or is about to: all others are on their way out."""
-        return self.state in (State.FORKING, State.STARTING, State.READY)
+        """Whether this worker holds a place in its pool.
 
-    @property
-    def is_starting(self) -> bool:
-        """Whether it is not ready yet, but may become so."""
-        return self.state in (State.FORKING, State.STARTING)
+        One that fails to boot does so until it is gone, so that nobody else is tried before the pool backs off.
+        """
+        if self.state in (State.FORKING, State.STARTING, State.READY):
+            return True
+        return self.state is not State.GONE and self.ready_at is None and not self.asked
 
     def handle(self, event: Input, detail: Any, now: float) -> list[Action]:
         """Move on by one step of the table; ``detail`` is what the input's transition takes."""
@@ -212,7 +212,7 @@ def _continued(life: Life, _detail: None, _now: float) -> list[Action]:
 
 
 def _exited(life: Life, how: Exit, _now: float) -> list[Action]:
-    expected = life.why is not None and life.strike is None and how.code == 0
+    expected = life.asked and life.strike is None and how.code == 0
     reason = cause(life, how)
     if not life.asked:
         life.failure = life.failure or reason
