@@ -26,6 +26,8 @@ HEAD_START = 0.005
 # How long a worker without free descriptors or memory waits before it tries again; nginx waits 0.5 s.
 SHORTAGE_PAUSE = 0.2
 SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+# What accept reports of a listener that was shut down: the master, or a sibling, found the queue empty.
+SHUT = errno.EINVAL
 # What accept reports of a connection that failed while it was queued (accept(2)): the next one may be fine.
 TRANSIENT = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR, errno.ENETDOWN, errno.EHOSTUNREACH}
 
@@ -79,14 +81,22 @@ class Acceptor:
         if self._mode is Mode.MODEST and self.due is None:
             self.due = now + HEAD_START
 
-    def take(self, now: float) -> list[Accepted]:
-        """Return the connections that it is this worker's turn to accept: at most one from each listener."""
+    def take(self, now: float, most: int | None = None) -> list[Accepted]:
+        """Return the connections that it is this worker's turn to accept.
+
+        At most one from each listener, so that each is weighed against what the others hold; and at most ``most``
+        in all. What is left behind is reported or looked for again.
+        """
         if self._mode is not Mode.EAGER and (self.due is None or now < self.due):
             return []
         self.due = None
         if self._mode is Mode.PAUSED:
             return []  # a shortage is over: the caller's settle() comes next
-        return [accepted for fd in sorted(self._signalled) if (accepted := self._accept(fd, now)) is not None]
+        taken: list[Accepted] = []
+        for descriptor in sorted(self._signalled):
+            if len(taken) != most and (accepted := self._accept(descriptor, now)) is not None:
+                taken.append(accepted)
+        return taken
 
     def settle(self, held: int, now: float) -> None:
         """Choose how to stand to the queue, given how many connections this worker holds."""
@@ -137,13 +147,20 @@ class Acceptor:
             self._signalled.discard(descriptor)
             return None
         except OSError as error:
-            self._endure(error, now)
+            self._endure(error, descriptor, now)
             return None
         if self._mode is Mode.EAGER:
             self._signalled.discard(descriptor)
         else:
             self.due = now + HEAD_START
         return accepted
+
+    def _forget(self, descriptor: int) -> None:
+        """Leave a listener that is shut; epoll would report its end for ever."""
+        if self._mode is not Mode.PAUSED:
+            self._epoll.unregister(descriptor)
+        self._signalled.discard(descriptor)
+        self.descriptors.pop(descriptor).close()
 
     def _accept_all(self, descriptor: int) -> list[Accepted]:
         found: list[Accepted] = []
@@ -153,12 +170,17 @@ class Acceptor:
             except BlockingIOError:
                 return found
             except OSError as error:
+                if error.errno == SHUT:
+                    return found
                 if error.errno not in TRANSIENT:
                     self._report(f"connections are left in the queue: {error.strerror}")
                     return found
 
-    def _endure(self, error: OSError, now: float) -> None:
+    def _endure(self, error: OSError, descriptor: int, now: float) -> None:
         if error.errno in TRANSIENT:
+            return
+        if error.errno == SHUT:
+            self._forget(descriptor)
             return
         if error.errno not in SHORTAGES:
             raise error

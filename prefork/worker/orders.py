@@ -8,11 +8,15 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+
+from setproctitle import setproctitle
 
 from prefork.handlers.context import Worker
+from prefork.scoreboard import Row, State
 from prefork.worker import channel
 from prefork.worker.channel import Busy, Drain, Draining, Leave, Message, Ready
+from prefork.worker.post import Post
 
 # After the master's death a worker whose handler is stuck has this long to empty the queue before it is shut.
 ORPHANS_QUEUE = 0.5
@@ -28,25 +32,20 @@ class Orders:
         wake_fd: readable, and so for good, from the moment the worker has to drain; for the loop's epoll.
         drain_by: when the drain must be over, in seconds of the monotonic clock; None while there is none.
         empty_queue: whether the drain has to accept all that waits in the listeners' queues first.
+        exit_code: what the process is to end with.
 
     """
 
-    def __init__(
-        self,
-        end: socket.socket,
-        worker: Worker,
-        listeners: Sequence[socket.socket],
-        grace: float,
-        reopen_log: Callable[[int], None],
-    ) -> None:
+    def __init__(self, post: Post, worker: Worker, row: Row, reopen_log: Callable[[int], None]) -> None:
         self.wake_fd, self._wake = os.pipe()
         self.drain_by: float | None = None
         self.empty_queue = False
-        self._end = end
+        self.exit_code = 0
+        self._post = post
         self._worker = worker
-        self._listeners = listeners
-        self._grace = grace
+        self._row = row
         self._reopen_log = reopen_log
+        self._is_ready = False
         self._left_queue = threading.Event()
         self._signals, signalled = os.pipe()
         os.set_blocking(signalled, False)
@@ -60,10 +59,13 @@ class Orders:
 
     def say(self, message: Message) -> None:
         """Tell the master something; it may be gone, which this end hears of by itself."""
-        channel.send(self._end, message)
+        channel.send(self._post.channel, message)
 
     def say_ready(self) -> None:
-        """Tell the master that the handler is loaded and accepting begins."""
+        """Show, and tell the master, that the handler is loaded and accepting begins."""
+        self._is_ready = True
+        self._row.set_state(State.READY)
+        setproctitle(self._post.title("ready"))
         self.say(Ready())
 
     def leave_queue(self) -> None:
@@ -76,16 +78,28 @@ class Orders:
         self.say(Busy())
 
     def drain(self, grace: float | None = None, empty_queue: bool = False) -> None:
-        """Begin to drain. Later orders can only make it stricter; ``grace`` is the pool's unless given."""
-        by = time.monotonic() + (self._grace if grace is None else grace)
-        self.drain_by = by if self.drain_by is None else min(by, self.drain_by)
+        """Begin to drain. Later orders can only make it stricter; ``grace`` is the pool's unless given.
+
+        A worker that is not ready yet has nothing in flight, and leaves at once.
+        """
+        if not self._is_ready:
+            os._exit(0)
+        by = time.monotonic() + (self._post.pool.graceful_timeout if grace is None else grace)
         self.empty_queue = self.empty_queue or empty_queue
+        self.drain_by = by if self.drain_by is None else min(by, self.drain_by)
+        self._row.set_state(State.DRAINING)
+        setproctitle(self._post.title("draining"))
         self._worker.stopping.set()
         os.write(self._wake, b"!")
 
+    def resign(self, code: int) -> None:
+        """Drain because the handler called ``sys.exit(code)``."""
+        self.exit_code = code
+        self.drain()
+
     def _hear(self) -> None:
         poll = select.poll()
-        poll.register(self._end.fileno(), select.POLLIN)
+        poll.register(self._post.channel.fileno(), select.POLLIN)
         poll.register(self._signals, select.POLLIN)
         while True:
             ready = [descriptor for descriptor, _ in poll.poll()]
@@ -96,7 +110,7 @@ class Orders:
         self._survive_master()
 
     def _hear_master(self) -> bool:
-        received = channel.receive_from_master(self._end)
+        received = channel.receive_from_master(self._post.channel)
         if received is None:
             return False
         message, descriptor = received
@@ -112,7 +126,7 @@ class Orders:
         """Finish what is in flight, on time, without anybody who would enforce it."""
         self.drain(empty_queue=True)
         if not self._left_queue.wait(ORPHANS_QUEUE):
-            for listener in self._listeners:
+            for listener in self._post.listeners:
                 _shut(listener)
         assert self.drain_by is not None
         time.sleep(max(0.0, self.drain_by - time.monotonic()) + OVERTIME)

@@ -1,0 +1,231 @@
+"""The listening sockets: bound before any fork, shared with the workers, and closed without a reset.
+
+Nobody else's socket is ever touched: a path is taken over only when nobody answers there, and unlinked only while
+it is still the file that was put there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from prefork.config.listeners import Key
+from prefork.config.schema import Listen
+from prefork.errors import ListenError
+from prefork.master.holders import holder_of
+from prefork.system import tcp
+from prefork.system.privileges import find_group, find_user
+from prefork.units import Address, TcpAddress, UnixAddress
+
+
+@dataclass(slots=True)
+class Listener:
+    """A bound, listening socket; for a Unix socket also the identity of its file."""
+
+    listen: Listen
+    socket: socket.socket
+    file: tuple[int, int] | None = None
+    shut: bool = False
+
+    @property
+    def address(self) -> Address:
+        """Where it listens in fact: with the port that the kernel chose for port 0."""
+        if isinstance(self.listen.address, UnixAddress):
+            return self.listen.address
+        host, port = self.socket.getsockname()[:2]
+        return TcpAddress(host, port)
+
+
+class Listeners:
+    """All listeners of a server, by the keys of the configuration."""
+
+    def __init__(self) -> None:
+        self._open: dict[Key, Listener] = {}
+
+    def get(self, key: Key) -> Listener | None:
+        """Return an open listener."""
+        return self._open.get(key)
+
+    def sockets(self) -> list[socket.socket]:
+        """Return the sockets of all listeners."""
+        return [listener.socket for listener in self._open.values()]
+
+    def open(self, wanted: Mapping[Key, Listen]) -> list[Listener]:
+        """Open what is wanted and not open yet, all or nothing, and return it. Raises ListenError."""
+        opened: dict[Key, Listener] = {}
+        try:
+            for key, listen in wanted.items():
+                if key not in self._open or not _reopen_doors(self._open[key]):
+                    opened[key] = bind(listen)
+        except ListenError:
+            for listener in opened.values():
+                _close(listener)
+            raise
+        for key in opened.keys() & self._open.keys():
+            _close(self._open[key])
+        self._open |= opened
+        return list(opened.values())
+
+    def alter(self, wanted: Mapping[Key, Listen]) -> None:
+        """Give open listeners the options that they have now: backlog, mode, owner and group. Raises ListenError."""
+        for key, listen in wanted.items():
+            listener = self._open[key]
+            if listener.listen == listen:
+                continue
+            with _reported(listen):
+                listener.socket.listen(listen.backlog)
+                if isinstance(listen.address, UnixAddress):
+                    _set_access(listen, listen.address.path)
+            listener.listen = listen
+
+    def shut_doors(self, keys: Collection[Key]) -> None:
+        """Let no new client in; those who wait stay. A Unix socket is unlinked, so it cannot be found any more."""
+        for key in keys:
+            listener = self._open.get(key)
+            if listener is not None and not listener.shut:
+                listener.shut = True
+                if isinstance(listener.listen.address, TcpAddress):
+                    tcp.refuse_handshakes(listener.socket)
+                else:
+                    _unlink_own(listener)
+
+    def keep(self, keys: Collection[Key]) -> list[Listener]:
+        """Close all listeners but these, and return them."""
+        closed = [self._open.pop(key) for key in list(self._open) if key not in keys]
+        for listener in closed:
+            _close(listener)
+        return closed
+
+
+def bind(listen: Listen) -> Listener:
+    """Return a new listener. Raises ListenError with a hint about who has the address."""
+    if isinstance(listen.address, UnixAddress):
+        return _bind_unix(listen, listen.address.path)
+    return _bind_tcp(listen, listen.address)
+
+
+def _bind_tcp(listen: Listen, address: TcpAddress) -> Listener:
+    ipv6 = ":" in address.host
+    made = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        with _reported(listen):
+            # Connections of an earlier server in TIME_WAIT do not keep the port (socket(7)).
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if ipv6:
+                # [::]:80 beside 0.0.0.0:80 means both, each said where it is meant (ipv6(7)).
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            made.bind((address.host, address.port))
+            made.listen(listen.backlog)
+            made.setblocking(False)
+    except ListenError:
+        made.close()
+        raise
+    return Listener(listen, made)
+
+
+def _bind_unix(listen: Listen, path: str) -> Listener:
+    """Bind beside the path and rename into place: clients find the old socket or the new one, ready, with its mode."""
+    _check_free(path)
+    beside = os.path.join(os.path.dirname(path), f".{os.getpid()}.{os.path.basename(path)}"[:100])
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with _reported(listen):
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(beside)
+            made.bind(beside)
+            _set_access(listen, beside)
+            made.listen(listen.backlog)
+            made.setblocking(False)
+            os.rename(beside, path)
+            found = os.stat(path)
+    except BaseException:
+        made.close()
+        with suppress(OSError):
+            os.unlink(beside)
+        raise
+    return Listener(listen, made, (found.st_dev, found.st_ino))
+
+
+def _check_free(path: str) -> None:
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return  # nothing there; if the folder is the trouble, bind says so
+    if not stat.S_ISSOCK(mode):
+        raise ListenError(f"cannot listen on unix:{path}: a file is there that is no socket", "move it away")
+    if _answers(path):
+        raise ListenError(
+            f"cannot listen on unix:{path}: a running server listens there", "stop it, or choose another path"
+        )
+
+
+def _answers(path: str) -> bool:
+    """Tell whether somebody listens on a Unix socket; a full queue is somebody's too."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        found = probe.connect_ex(path)
+    return found in (0, errno.EAGAIN, errno.EINPROGRESS)
+
+
+def _set_access(listen: Listen, path: str) -> None:
+    if listen.mode is not None:
+        os.chmod(path, listen.mode)
+    if listen.owner is not None or listen.group is not None:
+        owner = -1 if listen.owner is None else find_user(listen.owner)
+        group = -1 if listen.group is None else find_group(listen.group)
+        os.chown(path, owner, group)
+
+
+def _reopen_doors(listener: Listener) -> bool:
+    """Let clients in again; return False for a Unix socket that cannot be found any more."""
+    if listener.shut and isinstance(listener.listen.address, TcpAddress):
+        tcp.allow_handshakes(listener.socket)
+        listener.shut = False
+    return not listener.shut
+
+
+def _close(listener: Listener) -> None:
+    if not listener.shut:
+        _unlink_own(listener)
+    # Workers may still hold copies: shutting the socket down refuses clients for all of them at once.
+    with suppress(OSError):
+        listener.socket.shutdown(socket.SHUT_RDWR)
+    listener.socket.close()
+
+
+def _unlink_own(listener: Listener) -> None:
+    if not isinstance(listener.listen.address, UnixAddress):
+        return
+    path = listener.listen.address.path
+    with suppress(FileNotFoundError):
+        found = os.lstat(path)
+        if (found.st_dev, found.st_ino) == listener.file:
+            os.unlink(path)
+
+
+@contextmanager
+def _reported(listen: Listen) -> Iterator[None]:
+    """Turn an operating system's error into one line with a hint."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ListenError(
+            f"cannot listen on {listen.address}: {reason}", _hint(error, listen.address)
+        ) from error
+
+
+def _hint(error: OSError, address: Address) -> str | None:
+    if error.errno == errno.EADDRINUSE and isinstance(address, TcpAddress):
+        return holder_of(address) or "find who listens there with: ss -ltnp"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this machine has no such address; ip address shows those it has"
+    if error.errno == errno.EACCES and isinstance(address, TcpAddress):
+        return f"ports below 1024 need root or CAP_NET_BIND_SERVICE; {address.port + 8000} does not"
+    return None

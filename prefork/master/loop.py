@@ -1,0 +1,286 @@
+"""The one loop: descriptors -> events -> supervisor -> actions. It waits in one place, until something is due."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import random
+import selectors
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+
+from prefork.config.diff import compare
+from prefork.config.schema import Config
+from prefork.control.server import ControlServer
+from prefork.errors import ConfigError, PreforkError
+from prefork.log import logger
+from prefork.master.charge import Charge
+from prefork.master.perform import PERFORM
+from prefork.master.requests import Requests
+from prefork.master.server import Server
+from prefork.supervisor import actions, events
+from prefork.supervisor.actions import Action, End
+from prefork.supervisor.events import Event
+from prefork.supervisor.server import Supervisor
+from prefork.system import process
+from prefork.system.process import Ended
+from prefork.system.signals import SignalQueue
+from prefork.worker import channel
+from prefork.worker.channel import ProtocolError
+
+SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGWINCH,
+    signal.SIGCHLD,
+    signal.SIGCONT,
+)
+
+
+class Loop:
+    """The master's loop.
+
+    Args:
+        server: what the master holds.
+        read: reads the configuration anew; raises ConfigError.
+
+    """
+
+    def __init__(self, server: Server, read: Callable[[], Config]) -> None:
+        self._server = server
+        self._read = read
+        self._clock = server.clock
+        self._supervisor = Supervisor(random.random)
+        self._selector = selectors.DefaultSelector()
+        self._signals = SignalQueue(SIGNALS)
+        self._requests = Requests(server, self._supervisor, self._feed, self._reload, self._later)
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timer_numbers = count()
+        self._end: End | None = None
+        self._halted = False
+        self._on_signal: dict[int, Callable[[], None]] = {
+            signal.SIGTERM: lambda: self._feed(events.Stop()),
+            signal.SIGINT: lambda: self._feed(events.Stop(now=True)),
+            signal.SIGQUIT: lambda: self._feed(events.Stop(now=True)),
+            signal.SIGHUP: self._reload_by_signal,
+            signal.SIGUSR1: self._reopen_log,
+            signal.SIGUSR2: lambda: logger.warning("SIGUSR2: an upgrade in place is not possible yet"),
+            signal.SIGTTIN: lambda: self._feed(events.Shift(1)),
+            signal.SIGTTOU: lambda: self._feed(events.Shift(-1)),
+            signal.SIGWINCH: self._rest,
+            signal.SIGCHLD: self._see_to_children,
+            signal.SIGCONT: lambda: None,
+        }
+
+    def run(self, config: Config) -> End:
+        """Serve until the end and return how it came."""
+        self._selector.register(self._signals, selectors.EVENT_READ, self._take_signals)
+        self._server.show("starting")
+        self._feed(events.Boot(config))
+        while self._end is None:
+            self._turn()
+        return self._end
+
+    def control(self, path: str) -> ControlServer:
+        """Open the control socket. Raises ListenError."""
+        server = ControlServer(path, self._requests.handle, owner_uid=os.geteuid())
+        server.register(self._selector)
+        return server
+
+    def close(self) -> None:
+        """Give back what the loop held."""
+        self._selector.close()
+        self._signals.close()
+
+    def _turn(self) -> None:
+        wait = self._wait()
+        began = time.monotonic()
+        ready = self._selector.select(wait)
+        signals = self._signals.take()
+        lost = self._clock.note_sleep(began, wait, halted=signal.SIGCONT in signals)
+        if lost:
+            logger.warning("nothing ran for %.1f s, halted or starved: no deadline passes for it", lost)
+        for number in signals:
+            self._on_signal[number]()
+        for key, mask in ready:
+            key.data(mask)
+        self._fire_timers()
+        due = self._supervisor.next_deadline()
+        if due is not None and self._clock.now() >= due:
+            self._feed(events.Tick())
+
+    def _wait(self) -> float | None:
+        due = self._supervisor.next_deadline()
+        waits = [] if due is None else [due - self._clock.now()]
+        waits += [self._timers[0][0] - time.monotonic()] if self._timers else []
+        return max(0.0, min(waits)) if waits else None
+
+    def _take_signals(self, _mask: int) -> None:
+        """Do nothing: signals are taken first in every turn, because SIGCONT tells how to judge it."""
+
+    def _later(self, seconds: float, run: Callable[[], None]) -> None:
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._timer_numbers), run))
+
+    def _fire_timers(self) -> None:
+        while self._timers and self._timers[0][0] <= time.monotonic():
+            heapq.heappop(self._timers)[2]()
+
+    # Events in, actions out.
+
+    def _feed(self, event: Event) -> None:
+        """Tell the supervisor, and do what it decides; what an action yields goes in before the next is done."""
+        pending = deque(self._supervisor.handle(event, self._clock.now()))
+        while pending:
+            answer = self._perform(pending.popleft())
+            if answer is not None:
+                pending.extendleft(reversed(self._supervisor.handle(answer, self._clock.now())))
+
+    def _perform(self, action: Action) -> Event | None:
+        match action:
+            case actions.End():
+                self._end = action
+                return None
+            case actions.EndRollout():
+                self._end_rollout(action)
+                return None
+            case actions.Tell():
+                self._requests.tell(action)
+        answer = PERFORM[type(action)](self._server, action)
+        if isinstance(answer, events.Spawned):
+            self._register(self._server.charges[answer.birth])
+        return answer
+
+    def _end_rollout(self, action: actions.EndRollout) -> None:
+        if action.reason is None:
+            logger.info("generation %s serves", action.generation)
+        else:
+            self._server.withdraw()
+            logger.error(
+                "%s; the server goes on as before%s",
+                action.reason,
+                action.traceback and f"\n{action.traceback}",
+            )
+        self._server.show(self._supervisor.phase.value)
+        self._requests.end_rollout(action)
+
+    # What people want.
+
+    def _reload(self) -> None:
+        """Read the configuration, open what it needs, and roll it out. Raises PreforkError, with nothing changed."""
+        config = self._read()
+        change = compare(self._server.config, config)
+        for key in change.fixed:
+            logger.warning(
+                "%s has changed: that takes a new start, the running server keeps the old one", key
+            )
+        self._server.prepare(config)
+        self._server.show("reloading")
+        self._feed(events.Reload(config))
+
+    def _reload_by_signal(self) -> None:
+        try:
+            self._reload()
+        except ConfigError as error:
+            for problem in error.problems:
+                logger.error("%s%s", problem.message, problem.hint and f"\nhint: {problem.hint}")
+            logger.error("the reload is refused; the server goes on as before")
+        except PreforkError as error:
+            logger.error("%s; the reload is refused, the server goes on as before", error.message)
+
+    def _reopen_log(self) -> None:
+        try:
+            self._server.reopen_log()
+        except PreforkError as error:
+            logger.error("%s; it stays as it was", error.message)
+        else:
+            logger.info("log reopened")
+
+    def _rest(self) -> None:
+        """Drain all workers, unless the signal is only a terminal's way to say that it has another size."""
+        if process.has_terminal():
+            logger.debug("SIGWINCH is ignored: this server has a terminal, which has been resized")
+        else:
+            self._feed(events.Rest())
+
+    # What workers do.
+
+    def _register(self, charge: Charge) -> None:
+        self._selector.register(charge.channel, selectors.EVENT_READ, lambda _mask: self._hear(charge))
+        self._selector.register(
+            charge.stacks_read, selectors.EVENT_READ, lambda _mask: self._take_stacks(charge)
+        )
+        if charge.child.pidfd is not None:
+            self._selector.register(charge.child.pidfd, selectors.EVENT_READ, lambda _mask: self._reap())
+
+    def _unregister(self, descriptor: object) -> None:
+        if descriptor is not None and descriptor in self._selector.get_map():
+            self._selector.unregister(descriptor)  # type: ignore[arg-type]
+
+    def _hear(self, charge: Charge) -> bool:
+        """Take one message of a worker; return whether there may be more."""
+        try:
+            message = channel.receive_from_worker(charge.channel)
+        except BlockingIOError:
+            return False
+        except ProtocolError as error:
+            logger.error("talks rubbish to the master: %s", error, extra={"identity": charge.identity})
+            message = None
+        if message is None:
+            self._unregister(charge.channel)
+            self._feed(events.ChannelLost(charge.birth))
+            return False
+        self._feed(self._event(charge, message))
+        return True
+
+    def _event(self, charge: Charge, message: channel.FromWorker) -> Event:
+        match message:
+            case channel.Ready():
+                logger.info("ready in %.2f s", charge.age, extra={"identity": charge.identity})
+                return events.Ready(charge.birth)
+            case channel.BootFailed(reason, traceback):
+                return events.BootFailed(charge.birth, reason, traceback)
+            case channel.Draining():
+                return events.LeftQueue(charge.birth)
+            case _:
+                return events.Busy()
+
+    def _take_stacks(self, charge: Charge) -> None:
+        if charge.read_stacks():
+            self._feed(events.StacksRead(charge.birth))
+        else:
+            self._unregister(charge.stacks_read)
+
+    def _see_to_children(self) -> None:
+        births = {charge.child.pid: charge.birth for charge in self._server.charges.values()}
+        for pid, halted in process.halts():
+            if pid in births:
+                self._feed(events.Halted(births[pid]) if halted else events.Continued(births[pid]))
+        self._reap()
+
+    def _reap(self) -> None:
+        for pid, ended in process.reap():
+            charge = next((found for found in self._server.charges.values() if found.child.pid == pid), None)
+            if charge is not None:
+                self._mourn(charge, ended)
+            elif pid == self._server.guard.pid:
+                self._server.guard.forget()
+                self._server.post_guard()
+
+    def _mourn(self, charge: Charge, ended: Ended) -> None:
+        """Take a worker's last words, then report its death."""
+        while charge.channel in self._selector.get_map() and self._hear(charge):
+            pass
+        for descriptor in (charge.channel, charge.stacks_read, charge.child.pidfd):
+            self._unregister(descriptor)
+        charge.peak_memory = ended.peak_memory
+        oom = ended.signal == "SIGKILL" and self._server.oom_killer_struck()
+        self._feed(events.Exited(charge.birth, events.Exit(ended.code, ended.signal, oom)))

@@ -1,0 +1,240 @@
+"""One short function per action: what the supervisor has decided gets done here."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prefork.log import logger
+from prefork.master.charge import Charge
+from prefork.master.server import Death, Server
+from prefork.scoreboard import Snapshot
+from prefork.supervisor import actions, events
+from prefork.supervisor.events import Clock, Pulse
+from prefork.supervisor.worker import CRASHES
+from prefork.system import process, signals
+from prefork.units import format_duration, format_size
+from prefork.worker import channel, main
+from prefork.worker.post import Post
+
+# How a log line names what a clock has found running too long.
+RAN = {
+    Clock.BOOT: "starting",
+    Clock.STALL: "event loop",
+    Clock.REQUEST: "request",
+    Clock.GRACEFUL: "draining",
+}
+
+
+def spawn(server: Server, action: actions.Spawn) -> events.Spawned | events.SpawnFailed:
+    """Fork a worker."""
+    try:
+        charge = _fork(server, action)
+    except (OSError, IndexError) as error:
+        reason = (
+            "its scoreboard is full" if isinstance(error, IndexError) else f"cannot fork: {error.strerror}"
+        )
+        return events.SpawnFailed(action.birth, reason)
+    server.charges[action.birth] = charge
+    if charge.child.pidfd is not None:
+        server.guard.add(charge.child.pidfd, action.pool.graceful_timeout)
+    return events.Spawned(action.birth, charge.child.pid)
+
+
+def _fork(server: Server, action: actions.Spawn) -> Charge:
+    board = server.board_for(action.pool)
+    row = board.claim()
+    ours, theirs = channel.pair()
+    stacks_read, stacks_write = os.pipe()
+    os.set_blocking(stacks_read, False)
+    plan = server.plan_for(action.generation)
+    post = Post(
+        pool=action.pool,
+        slot=action.slot,
+        generation=action.generation,
+        master=plan.config.master,
+        log=plan.config.log,
+        account=plan.account,
+        board=board,
+        row=row,
+        listeners=server.sockets_of(action.pool),
+        channel=theirs,
+        stacks=stacks_write,
+        log_descriptor=plan.log_descriptor,
+    )
+    try:
+        child = process.fork(lambda: main.run(post))
+    except OSError:
+        ours.close()
+        os.close(stacks_read)
+        board.release(row)
+        raise
+    finally:
+        theirs.close()
+        os.close(stacks_write)
+    return Charge(
+        action.birth, action.pool, action.slot, action.generation, child, ours, board, row, stacks_read
+    )
+
+
+def drain(server: Server, action: actions.Drain) -> None:
+    """Tell a worker to drain; by a signal if it does not take messages any more."""
+    charge = server.charges[action.birth]
+    if not channel.send(charge.channel, channel.Drain(action.grace, action.empty_queue)):
+        charge.child.send_signal(signal.SIGTERM)
+
+
+def terminate(server: Server, action: actions.Terminate) -> None:
+    """Tell a worker by a signal to drain."""
+    server.charges[action.birth].child.send_signal(signal.SIGTERM)
+
+
+def leave(server: Server, action: actions.Leave) -> None:
+    """Tell a worker to exit at once."""
+    channel.send(server.charges[action.birth].channel, channel.Leave())
+
+
+def dump_stacks(server: Server, action: actions.DumpStacks) -> None:
+    """Have a worker write its stacks."""
+    charge = server.charges[action.birth]
+    charge.stacks.clear()
+    charge.child.send_signal(signals.STACKS_SIGNAL)
+
+
+def kill(server: Server, action: actions.Kill) -> None:
+    """Kill a worker."""
+    server.charges[action.birth].child.send_signal(signal.SIGKILL)
+
+
+def strike(server: Server, action: actions.Strike) -> None:
+    """Log which clock has struck, and where the worker was."""
+    charge = server.charges[action.birth]
+    what = action.what or RAN[action.clock]
+    stacks = charge.stacks_text()
+    place = f"; it was at:\n{stacks}" if stacks else "; it shows no stacks"
+    logger.error(
+        "%s ran %s, limit %s (%s); replacing the worker%s",
+        what,
+        format_duration(action.ran),
+        format_duration(action.limit),
+        action.clock.value,
+        place,
+        extra={
+            "identity": charge.identity,
+            "figures": {"clock": action.clock.value, "seconds": action.ran, "stacks": stacks},
+        },
+    )
+
+
+def bury(server: Server, action: actions.Bury) -> None:
+    """Write the record of a worker's end, and let go of it."""
+    charge = server.charges.pop(action.birth)
+    now = time.monotonic()
+    snapshot = charge.snapshot()
+    # Stacks that were asked for are in the log already; these come from a crash.
+    stacks = charge.stacks_text() if action.exit.signal in CRASHES else ""
+    if not action.expected:
+        server.deaths[charge.pool.name] = Death(charge.identity, action.cause, now)
+    logger.log(
+        logging.INFO if action.expected else logging.ERROR,
+        "ended: %s; lived %s, served %s requests%s, peak memory %s%s",
+        action.cause,
+        format_duration(charge.age),
+        snapshot.requests,
+        _in_flight(snapshot, now),
+        format_size(charge.peak_memory),
+        f"; it was at:\n{stacks}" if stacks else "",
+        extra={"identity": charge.identity, "figures": _figures(action, charge, snapshot)},
+    )
+    charge.close()
+
+
+def _in_flight(snapshot: Snapshot, now: float) -> str:
+    if not snapshot.current:
+        return ""
+    requests = (f"{request.what} ({format_duration(now - request.since)})" for request in snapshot.current)
+    return f", in flight: {', '.join(requests)}"
+
+
+def _figures(action: actions.Bury, charge: Charge, snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "cause": action.cause,
+        "expected": action.expected,
+        "age": round(charge.age, 3),
+        "requests": snapshot.requests,
+        "in_flight": [request.what for request in snapshot.current],
+        "peak_memory": charge.peak_memory,
+    }
+
+
+def look(server: Server, _action: actions.Look) -> events.Looked:
+    """Read every armed deadline off the scoreboard."""
+    return events.Looked(
+        tuple(pulse for charge in server.charges.values() for pulse in _pulses(server, charge))
+    )
+
+
+def _pulses(server: Server, charge: Charge) -> Iterator[Pulse]:
+    snapshot = charge.snapshot()
+    if snapshot.deadline:
+        yield _pulse(server, charge, Clock.STALL, snapshot.since, snapshot.deadline, "")
+    for request in snapshot.current:
+        if request.deadline:
+            yield _pulse(server, charge, Clock.REQUEST, request.since, request.deadline, request.what)
+
+
+def _pulse(server: Server, charge: Charge, clock: Clock, since: float, deadline: float, what: str) -> Pulse:
+    """Return a deadline in the supervisor's time; its beginning is moved along, so that what ran stays true."""
+    moved = server.clock.adjust(since, deadline)
+    return Pulse(charge.birth, clock, moved - (deadline - since), moved, what)
+
+
+def watch(server: Server, action: actions.Watch) -> None:
+    """Let workers know whether somebody looks at the scoreboard by itself."""
+    server.watch(action.on)
+
+
+def shut_doors(server: Server, action: actions.ShutDoors) -> None:
+    """Let no new client into these listeners' queues."""
+    server.listeners.shut_doors(action.addresses)
+
+
+def keep_listeners(server: Server, action: actions.KeepListeners) -> None:
+    """Close all listeners but these; the guard has to let go of them too."""
+    closed = server.listeners.keep(action.addresses)
+    for listener in closed:
+        logger.info("listening on %s no more", listener.listen.address)
+    if closed or server.guard.pid is None:
+        server.post_guard()
+
+
+def adopt(server: Server, action: actions.Adopt) -> None:
+    """Let the new configuration count."""
+    server.adopt(action.generation)
+
+
+def tell(_server: Server, action: actions.Tell) -> None:
+    """Log a line of the supervisor's."""
+    logger.log(logging.getLevelNamesMapping()[action.level.upper()], "%s", action.text)
+
+
+PERFORM: dict[type[actions.Action], Callable[[Server, Any], events.Event | None]] = {
+    actions.Spawn: spawn,
+    actions.Drain: drain,
+    actions.Terminate: terminate,
+    actions.Leave: leave,
+    actions.DumpStacks: dump_stacks,
+    actions.Kill: kill,
+    actions.Strike: strike,
+    actions.Bury: bury,
+    actions.Look: look,
+    actions.Watch: watch,
+    actions.ShutDoors: shut_doors,
+    actions.KeepListeners: keep_listeners,
+    actions.Adopt: adopt,
+    actions.Tell: tell,
+}

@@ -1,0 +1,229 @@
+"""What people ask for through the control socket, and what they are answered, now or when it is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from prefork import __version__
+from prefork.config.listeners import keyed
+from prefork.config.schema import MAX_WORKERS
+from prefork.control.messages import Request
+from prefork.control.server import Reply
+from prefork.errors import PreforkError
+from prefork.master.charge import Charge
+from prefork.master.perform import dump_stacks
+from prefork.master.server import Server
+from prefork.supervisor import actions, events
+from prefork.supervisor.events import Event
+from prefork.supervisor.pool import Keeper
+from prefork.supervisor.server import Phase, Supervisor
+from prefork.supervisor.worker import State
+from prefork.system import process, tcp
+
+# Stacks are complete when none have come for QUIET seconds; who sends none within STACKS has none to send.
+STACKS = 1.0
+QUIET = 0.1
+UNANSWERED = "no answer: the worker is halted, is just starting, or blocks signals"
+
+STATES = {
+    State.FORKING: "starting",
+    State.STARTING: "starting",
+    State.READY: "ready",
+    State.DRAINING: "draining",
+    State.LEAVING: "stopping",
+    State.DUMPING: "stopping",
+    State.KILLED: "stopping",
+    State.GONE: "stopping",
+}
+
+
+class Requests:
+    """Answers requests.
+
+    Args:
+        server, supervisor: what is asked about.
+        feed: takes an event to the supervisor and has done what it decides.
+        reload: reads the configuration and begins a rollout; raises PreforkError.
+        later: calls a function after so many seconds.
+
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        supervisor: Supervisor,
+        feed: Callable[[Event], None],
+        reload: Callable[[], None],
+        later: Callable[[float, Callable[[], None]], None],
+    ) -> None:
+        self._server = server
+        self._supervisor = supervisor
+        self._feed = feed
+        self._reload_now = reload
+        self._later = later
+        self._rollout_waiters: list[tuple[Reply, float]] = []
+        self._stop_waiters: list[Reply] = []
+        self._commands: dict[str, Callable[[dict[str, Any], Reply], None]] = {
+            "status": self._status,
+            "reload": self._reload,
+            "scale": self._scale,
+            "stop": self._stop,
+            "reopen": self._reopen,
+            "stacks": self._stacks,
+        }
+
+    def handle(self, request: Request, reply: Reply) -> None:
+        """Answer a request, now or later."""
+        command = self._commands.get(request.command)
+        if command is None:
+            known = ", ".join(self._commands)
+            reply.error(f"unknown command {request.command!r}", f"this server knows {known}")
+            return
+        command(request.arguments, reply)
+
+    def tell(self, action: actions.Tell) -> None:
+        """Show a line to whoever waits for something to be done."""
+        for reply in [*(reply for reply, _ in self._rollout_waiters), *self._stop_waiters]:
+            reply.progress(action.text)
+
+    def end_rollout(self, action: actions.EndRollout) -> None:
+        """Tell whoever waits for a rollout how it went; a superseded one is not told of, its successor is."""
+        waiters, self._rollout_waiters = self._rollout_waiters, []
+        for reply, began in waiters:
+            if action.reason is None:
+                reply.result({"generation": action.generation, "seconds": round(time.monotonic() - began, 3)})
+            else:
+                reply.error(action.reason, "the server goes on as before", action.traceback)
+
+    def _reload(self, _arguments: dict[str, Any], reply: Reply) -> None:
+        waiter = (reply, time.monotonic())
+        self._rollout_waiters.append(waiter)
+        try:
+            self._reload_now()
+        except PreforkError as error:
+            self._rollout_waiters.remove(waiter)
+            reply.fail(error)
+
+    def _scale(self, arguments: dict[str, Any], reply: Reply) -> None:
+        pool, workers = arguments.get("pool"), arguments.get("workers")
+        if pool not in self._supervisor.keepers:
+            reply.error(f"there is no pool {pool!r}", f"pools are: {', '.join(self._supervisor.keepers)}")
+        elif not isinstance(workers, int) or isinstance(workers, bool) or not 1 <= workers <= MAX_WORKERS:
+            reply.error(f"expected a number of workers from 1 to {MAX_WORKERS}, found {workers!r}")
+        elif self._supervisor.phase is not Phase.RUNNING:
+            reply.error(f"the server is {self._supervisor.phase.value}; it cannot be scaled now")
+        else:
+            self._feed(events.Scale(str(pool), workers))
+            reply.result({"pool": pool, "workers": workers})
+
+    def _stop(self, arguments: dict[str, Any], reply: Reply) -> None:
+        self._stop_waiters.append(reply)
+        self._feed(events.Stop(now=bool(arguments.get("now"))))
+
+    def _reopen(self, _arguments: dict[str, Any], reply: Reply) -> None:
+        try:
+            self._server.reopen_log()
+        except PreforkError as error:
+            reply.fail(error)
+        else:
+            reply.result({})
+
+    # Stacks.
+
+    def _stacks(self, arguments: dict[str, Any], reply: Reply) -> None:
+        name = arguments.get("worker")
+        charges = [charge for charge in self._server.charges.values() if name in (None, charge.identity.name)]
+        if not charges:
+            reply.error(f"there is no worker {name!r}", "prefork status shows them all")
+            return
+        for charge in charges:
+            dump_stacks(self._server, actions.DumpStacks(charge.birth))
+        self._gather_stacks(charges, reply, 0, time.monotonic() + STACKS)
+
+    def _gather_stacks(self, charges: list[Charge], reply: Reply, before: int, until: float) -> None:
+        """Wait until nothing more comes, then answer."""
+        size = sum(len(charge.stacks) for charge in charges)
+        complete = size == before and all(charge.stacks for charge in charges)
+        if not complete and time.monotonic() < until:
+            self._later(QUIET, lambda: self._gather_stacks(charges, reply, size, until))
+            return
+        reply.result({"workers": [_stacks_of(charge) for charge in charges]})
+
+    # Status.
+
+    def _status(self, _arguments: dict[str, Any], reply: Reply) -> None:
+        server, supervisor = self._server, self._supervisor
+        reply.result(
+            {
+                "name": server.config.master.name,
+                "pid": process.own_pid(),
+                "version": __version__,
+                "state": "reloading" if supervisor.is_reloading else supervisor.phase.value,
+                "generation": server.generation,
+                "uptime": round(time.monotonic() - server.began, 3),
+                "pools": [
+                    self._pool(keeper) for keeper in [*supervisor.keepers.values(), *supervisor.departing]
+                ],
+            }
+        )
+
+    def _pool(self, keeper: Keeper) -> dict[str, Any]:
+        settings = keeper.settings or (keeper.trial.settings if keeper.trial else None)
+        return {
+            "name": keeper.name,
+            "kind": settings.kind if settings else None,
+            "application": settings.application if settings else None,
+            "wanted": keeper.wanted if keeper.settings else settings.workers if settings else 0,
+            "ready": keeper.ready,
+            "degraded": keeper.degraded,
+            "restarts": keeper.restarts,
+            "listeners": [self._listener(key) for key in keyed(settings)] if settings else [],
+            "last_death": self._last_death(keeper.name),
+            "workers": [
+                self._worker(birth) for birth in sorted(keeper.lives) if birth in self._server.charges
+            ],
+        }
+
+    def _listener(self, key: Any) -> dict[str, Any]:
+        listener = self._server.listeners.get(key)
+        if listener is None:
+            return {"address": str(key), "queue": None, "backlog": 0}
+        queue = tcp.queue_length(listener.socket)
+        return {"address": str(listener.address), "queue": queue, "backlog": listener.listen.backlog}
+
+    def _last_death(self, pool: str) -> dict[str, Any] | None:
+        death = self._server.deaths.get(pool)
+        if death is None:
+            return None
+        ago = round(time.monotonic() - death.at, 3)
+        return {"worker": death.identity.name, "pid": death.identity.pid, "cause": death.cause, "ago": ago}
+
+    def _worker(self, birth: int) -> dict[str, Any]:
+        charge = self._server.charges[birth]
+        life = self._supervisor.life(birth)
+        snapshot = charge.snapshot()
+        now = time.monotonic()
+        return {
+            "slot": charge.slot,
+            "generation": charge.generation,
+            "pid": charge.child.pid,
+            "state": STATES[life.state] if life else "stopping",
+            "age": round(charge.age, 3),
+            "requests": snapshot.requests,
+            "connections": snapshot.connections,
+            "memory": process.resident_memory(charge.child.pid),
+            "current": [
+                {"what": request.what, "age": round(now - request.since, 3)} for request in snapshot.current
+            ],
+        }
+
+
+def _stacks_of(charge: Charge) -> dict[str, Any]:
+    return {
+        "worker": charge.identity.name,
+        "generation": charge.generation,
+        "pid": charge.child.pid,
+        "stack": charge.stacks_text() or UNANSWERED,
+    }

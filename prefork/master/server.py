@@ -1,0 +1,188 @@
+"""All that the master holds: configuration, listeners, scoreboards, workers, log. It decides nothing."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import dataclass, replace
+
+from setproctitle import setproctitle
+
+from prefork import log
+from prefork.config.listeners import all_keyed, keyed
+from prefork.config.schema import Config, Pool
+from prefork.errors import ListenError
+from prefork.log import Destination, Identity, logger
+from prefork.master.charge import Charge
+from prefork.master.clock import SteadyClock
+from prefork.master.guard import Guard
+from prefork.master.listeners import Listeners
+from prefork.scoreboard import Board
+from prefork.system import process
+from prefork.system.privileges import Account, find_account
+from prefork.worker import channel
+
+# Rows of a pool's board: for the largest pool, its whole surge, and as many again that still drain.
+ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A configuration with all that was looked up and opened for it.
+
+    Attributes:
+        account: whom workers run as, if not as the master.
+        log_descriptor: where its log goes.
+
+    """
+
+    config: Config
+    account: Account | None
+    log_descriptor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How a pool's latest unexpected death came about; ``at`` is on the monotonic clock."""
+
+    identity: Identity
+    cause: str
+    at: float
+
+
+class Server:
+    """What the master holds.
+
+    Args:
+        plan: what the server starts with.
+
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.next_plan: Plan | None = None
+        self.generation = 0
+        self.listeners = Listeners()
+        self.charges: dict[int, Charge] = {}
+        self.deaths: dict[str, Death] = {}
+        self.clock = SteadyClock()
+        self.watched = False
+        self.began = time.monotonic()
+        name = plan.config.master.name
+        self.guard = Guard(f"prefork: guard {name}", setproctitle)
+        self.log = self._start_log()
+        self._boards: dict[tuple[str, int], Board] = {}
+        self._oom_kills = process.oom_kills()
+
+    @property
+    def config(self) -> Config:
+        """Return the configuration that counts."""
+        return self.plan.config
+
+    def prepare(self, config: Config) -> None:
+        """Open all that a configuration needs beside what is open, all or nothing, and hold it ready.
+
+        Raises ListenError, or ConfigError for users and groups that this machine does not have.
+        """
+        account = find_account(config.master.user, config.master.group)
+        descriptor = log.open_file(config.log.file)
+        try:
+            self.open_listeners(config)
+        except ListenError:
+            log.close_file(descriptor)
+            raise
+        self.withdraw()
+        self.next_plan = Plan(config, account, descriptor)
+
+    def withdraw(self) -> None:
+        """Forget the plan that was held ready."""
+        if self.next_plan is not None:
+            log.close_file(self.next_plan.log_descriptor)
+            self.next_plan = None
+
+    def adopt(self, generation: int) -> None:
+        """Let the plan that was held ready count."""
+        assert self.next_plan is not None
+        log.close_file(self.plan.log_descriptor)
+        self.plan, self.next_plan, self.generation = self.next_plan, None, generation
+        self.log = self._start_log()
+        try:
+            self.listeners.alter(all_keyed(self.config))
+        except ListenError as error:
+            logger.error("%s; it keeps the options that it had", error.message)
+        self.forget_boards()
+        self.show("running")
+
+    def reopen_log(self) -> None:
+        """Write to the file that now has the log's name, and have all workers do so. Raises ListenError."""
+        descriptor = log.open_file(self.config.log.file)
+        self.log.reopen(descriptor)
+        self.plan = replace(self.plan, log_descriptor=descriptor)
+        for charge in self.charges.values():
+            channel.send(charge.channel, channel.ReopenLogs(), descriptor)
+
+    def plan_for(self, generation: int) -> Plan:
+        """Return the plan that workers of a generation are made by."""
+        return self.next_plan if self.next_plan is not None and generation > self.generation else self.plan
+
+    def open_listeners(self, config: Config) -> None:
+        """Open the listeners that a configuration has and that are not open yet. Raises ListenError."""
+        pools = {key: pool.name for pool in config.pools.values() for key in keyed(pool)}
+        keys = all_keyed(config)
+        for listener in self.listeners.open(keys):
+            name = next(name for key, name in pools.items() if self.listeners.get(key) is listener)
+            logger.info("listening on %s (pool %s)", listener.address, name)
+
+    def sockets_of(self, pool: Pool) -> tuple[socket.socket, ...]:
+        """Return the listening sockets of a pool."""
+        found = (self.listeners.get(key) for key in keyed(pool))
+        return tuple(listener.socket for listener in found if listener is not None)
+
+    def board_for(self, pool: Pool) -> Board:
+        """Return the scoreboard of a pool; another number of threads needs another one."""
+        key = (pool.name, pool.threads)
+        if key not in self._boards:
+            self._boards[key] = Board(ROWS, pool.threads)
+            self._boards[key].watch(self.watched)
+        return self._boards[key]
+
+    def forget_boards(self) -> None:
+        """Let go of scoreboards that no pool and no worker needs any more."""
+        used = {id(charge.board) for charge in self.charges.values()}
+        wanted = {(pool.name, pool.threads) for pool in self.config.pools.values()}
+        self._boards = {
+            key: board for key, board in self._boards.items() if key in wanted or id(board) in used
+        }
+
+    def watch(self, on: bool) -> None:
+        """Let workers know whether the scoreboard is looked at by itself."""
+        self.watched = on
+        for board in self._boards.values():
+            board.watch(on)
+
+    def post_guard(self) -> None:
+        """Put a new guard in place, one that knows the listeners and workers of now."""
+        workers = {
+            charge.child.pidfd: charge.pool.graceful_timeout
+            for charge in self.charges.values()
+            if charge.child.pidfd is not None
+        }
+        try:
+            self.guard.post(self.listeners.sockets(), workers)
+        except OSError as error:
+            logger.warning("there is no guard against a sudden death of the master: %s", error.strerror)
+
+    def oom_killer_struck(self) -> bool:
+        """Tell whether the kernel's OOM killer has killed somebody in this cgroup since the last call."""
+        before, self._oom_kills = self._oom_kills, process.oom_kills()
+        return self._oom_kills is not None and before is not None and self._oom_kills > before
+
+    def show(self, state: str) -> None:
+        """Show what the master is doing in the process list."""
+        setproctitle(f"prefork: master {self.config.master.name} gen={self.generation} [{state}]")
+
+    def _start_log(self) -> Destination:
+        settings = self.config.log
+        own = Identity("master", os.getpid())
+        return log.start(settings.level, settings.format, self.plan.log_descriptor, own)

@@ -1,0 +1,77 @@
+"""The master from its start to its end: take what it needs in order, run the loop, give everything back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from prefork import log
+from prefork.config.schema import Config
+from prefork.errors import BootError
+from prefork.log import logger
+from prefork.master.loop import Loop
+from prefork.master.pidfile import PidFile
+from prefork.master.server import Plan, Server
+from prefork.supervisor.actions import End
+from prefork.system import process
+from prefork.system.cpus import usable_cpus
+from prefork.system.privileges import find_account
+
+__all__ = ["run", "runtime_directory", "usable_cpus"]
+
+
+def run(read: Callable[[], Config], source: str) -> int:
+    """Run a server to its end and return its exit code.
+
+    Args:
+        read: reads the configuration, now and at each reload; raises ConfigError.
+        source: the configuration's file, for the log.
+
+    Raises ConfigError, ListenError, and BootError if an application does not load at this first start.
+
+    """
+    config = read()
+    plan = Plan(config, find_account(config.master.user, config.master.group), log.open_file(config.log.file))
+    server = Server(plan)
+    with ExitStack() as stack:
+        end = _serve(server, read, stack, source)
+    if end.reason is not None:
+        raise BootError(
+            end.reason,
+            "the server has ended; prefork check tries to load the applications without it",
+            end.traceback,
+        )
+    return end.code
+
+
+def runtime_directory() -> str:
+    """Return the folder for sockets of servers that do not say where theirs is to be."""
+    own = os.environ.get("XDG_RUNTIME_DIR")
+    if own and os.path.isdir(own):
+        return os.path.join(own, "prefork")
+    return "/run/prefork" if os.geteuid() == 0 else f"/tmp/prefork-{os.geteuid()}"  # noqa: S108 - made with mode 0700, its owner is checked
+
+
+def _serve(server: Server, read: Callable[[], Config], stack: ExitStack, source: str) -> End:
+    config = server.config
+    if config.master.pid_file is not None:
+        stack.callback(PidFile(config.master.pid_file).close)
+    loop = Loop(server, read)
+    stack.callback(loop.close)
+    stack.callback(loop.control(config.master.control).close)
+    logger.info("prefork serves %s, control socket %s", source, config.master.control)
+    stack.callback(_clear_away, server)
+    server.prepare(config)
+    end = loop.run(config)
+    logger.info("the server has ended")
+    return end
+
+
+def _clear_away(server: Server) -> None:
+    """Close what may still be open, and let the guard go last: it watches over what is."""
+    server.listeners.keep(())
+    guard = server.guard.pid
+    server.guard.dismiss()
+    if guard is not None:
+        process.wait_for(guard)

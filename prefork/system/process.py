@@ -1,0 +1,213 @@
+"""Processes: fork, watch, signal, reap, and what the kernel knows about them."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import resource
+import signal
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import NoReturn
+
+from prefork.system import signals
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+# A process that could not even say what went wrong with it; as EX_SOFTWARE of sysexits.h.
+BROKEN = 70
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a child ended: exit code or signal, and its peak resident memory in bytes."""
+
+    code: int | None
+    signal: str | None
+    peak_memory: int
+
+
+class Child:
+    """A process that this one has forked and not reaped yet.
+
+    Attributes:
+        pid: its number.
+        pidfd: a descriptor that gets readable when it ends, or None where the kernel has none (Linux 5.3 has).
+
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.pidfd = _open_pidfd(pid)
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal. The child is not reaped, so its number cannot mean somebody else."""
+        os.kill(self.pid, number)
+
+    def close(self) -> None:
+        """Close the descriptor, once the child is reaped."""
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+
+
+def fork(run: Callable[[], NoReturn]) -> Child:
+    """Return a child that runs ``run``, which must not return and starts with all signals blocked.
+
+    Raises OSError when there is no room for one more process.
+    """
+    signals.block_all()
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _be_child(run)
+        return Child(pid)
+    finally:
+        signals.unblock_all()
+
+
+def reap() -> Iterator[tuple[int, Ended]]:
+    """Yield every child that has ended, and strangers that this process inherited as well (as pid 1 does)."""
+    while True:
+        try:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid, _ended(status, usage)
+
+
+def wait_for(pid: int) -> str:
+    """Wait for a child to end and reap it; return in words how it ended."""
+    try:
+        _, status = os.waitpid(pid, 0)
+    except ChildProcessError:
+        return "reaped already"
+    code = os.waitstatus_to_exitcode(status)
+    return f"exit code {code}" if code >= 0 else _signal_name(-code)
+
+
+def own_pid() -> int:
+    """Return this process's number."""
+    return os.getpid()
+
+
+def has_terminal() -> bool:
+    """Return whether this process has a controlling terminal (tty(4))."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+def halts() -> Iterator[tuple[int, bool]]:
+    """Yield children that were halted by a signal (True), or continue after that (False)."""
+    while True:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)
+        except ChildProcessError:
+            return
+        if found is None:
+            return
+        yield found.si_pid, found.si_code == os.CLD_STOPPED
+
+
+def close_all_but(kept: Iterable[int]) -> None:
+    """Close every descriptor above 2 but these."""
+    lowest = 3
+    for descriptor in sorted(number for number in kept if number >= lowest):
+        os.closerange(lowest, descriptor)
+        lowest = descriptor + 1
+    os.closerange(lowest, _descriptor_limit())
+
+
+def raise_descriptor_limit(wanted: int) -> None:
+    """Raise the soft limit of open descriptors to what is wanted, as far as the hard limit allows (getrlimit(2))."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def resident_memory(pid: int) -> int | None:
+    """Return a process's resident memory in bytes (proc(5), statm), or None where that cannot be known."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * PAGE
+    except (OSError, IndexError):
+        return None
+
+
+def oom_kills() -> int | None:
+    """Return how often the kernel's OOM killer has struck in this process's cgroup, or None if it does not say."""
+    path = _oom_counter()
+    if path is None:
+        return None
+    try:
+        with open(path, encoding="ascii") as file:
+            found = re.search(r"^oom_kill (\d+)$", file.read(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) if found else None
+
+
+@cache
+def _oom_counter() -> str | None:
+    """Return the file that counts: memory.events of cgroup v2, or memory.oom_control of v1."""
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8") as file:
+            lines = [line.rstrip("\n").split(":", 2) for line in file]
+    except OSError:
+        return None
+    places = [f"/sys/fs/cgroup{path}/memory.events" for _, controllers, path in lines if not controllers]
+    places += [
+        f"/sys/fs/cgroup/memory{path}/memory.oom_control"
+        for _, controllers, path in lines
+        if "memory" in controllers.split(",")
+    ]
+    return next((place for place in places if os.path.exists(place)), None)
+
+
+def _be_child(run: Callable[[], NoReturn]) -> NoReturn:
+    # What the parent has allocated is the parent's: collecting it here would only copy its pages.
+    gc.freeze()
+    try:
+        run()
+    except BaseException:  # noqa: BLE001 - whatever it was, it must not unwind into the parent's code
+        traceback.print_exc()
+    finally:
+        os._exit(BROKEN)
+
+
+def _open_pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
+
+
+def _ended(status: int, usage: resource.struct_rusage) -> Ended:
+    code = os.waitstatus_to_exitcode(status)
+    peak = usage.ru_maxrss * 1024
+    return Ended(code, None, peak) if code >= 0 else Ended(None, _signal_name(-code), peak)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _descriptor_limit() -> int:
+    """Return a number above every open descriptor: by what is open if the kernel tells, else by the limit."""
+    for folder in ("/proc/self/fd", "/dev/fd"):
+        try:
+            return max(map(int, os.listdir(folder)), default=2) + 1
+        except OSError:
+            continue
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

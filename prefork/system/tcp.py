@@ -1,0 +1,58 @@
+"""What Linux can do with a listening TCP socket beyond the usual."""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import struct
+import sys
+
+# struct sock_filter: code, jump if true, jump if false, operand (linux/filter.h). A TCP socket's filter sees the
+# segment from its TCP header on; byte 13 holds the flags. A first SYN is dropped, all else is let through whole.
+INSTRUCTION = struct.Struct("HBBI")
+LOAD_BYTE, JUMP_IF_EQUAL, AND, RETURN = 0x30, 0x15, 0x54, 0x06
+FLAGS_OFFSET, SYN, SYN_AND_ACK = 13, 0x02, 0x12
+DROP, PASS = 0, 0xFFFFFFFF
+NO_NEW_CONNECTIONS = b"".join(
+    INSTRUCTION.pack(*instruction)
+    for instruction in (
+        (LOAD_BYTE, 0, 0, FLAGS_OFFSET),
+        (AND, 0, 0, SYN_AND_ACK),
+        (JUMP_IF_EQUAL, 0, 1, SYN),
+        (RETURN, 0, 0, DROP),
+        (RETURN, 0, 0, PASS),
+    )
+)
+SO_ATTACH_FILTER = 26
+SO_DETACH_FILTER = 27
+# struct tcp_info (linux/tcp.h): of a listening socket, tcpi_unacked is the length of its accept queue.
+TCP_INFO_SIZE = 104
+UNACKED_OFFSET = 24
+
+
+def refuse_handshakes(listener: socket.socket) -> None:
+    """Let no new connection into a listener's queue; those in it, and handshakes under way, are not touched.
+
+    Closing a listener resets whoever is in its queue, so the queue has to be emptied before, while nobody comes in.
+    Who tries meanwhile sends SYN again after a second (RFC 6298), and is refused once the listener is closed.
+    Does nothing where there are no socket filters: there the gap between the last accept and the close stays.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    code = ctypes.create_string_buffer(NO_NEW_CONNECTIONS)
+    program = struct.pack("HP", len(NO_NEW_CONNECTIONS) // INSTRUCTION.size, ctypes.addressof(code))
+    listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+def allow_handshakes(listener: socket.socket) -> None:
+    """Undo ``refuse_handshakes``."""
+    if sys.platform.startswith("linux"):
+        listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+
+
+def queue_length(listener: socket.socket) -> int | None:
+    """Return how many connections wait in a TCP listener's queue, or None where the kernel does not tell."""
+    if listener.family not in (socket.AF_INET, socket.AF_INET6) or not sys.platform.startswith("linux"):
+        return None
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
+    return int.from_bytes(info[UNACKED_OFFSET : UNACKED_OFFSET + 4], sys.byteorder)

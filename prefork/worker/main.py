@@ -1,0 +1,105 @@
+"""A worker from the fork to its exit: one list from top to bottom, in the order that matters."""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import os
+import random
+import sys
+from typing import Any, NoReturn
+
+from setproctitle import setproctitle
+
+from prefork import log
+from prefork.config.schema import Master, Pool
+from prefork.errors import BootError
+from prefork.handlers import context
+from prefork.handlers.context import Worker
+from prefork.handlers.load import load
+from prefork.handlers.socket import adapt
+from prefork.log import Identity, logger
+from prefork.system import privileges, process, signals
+from prefork.system.privileges import Account
+from prefork.worker import blocking, channel, evented
+from prefork.worker.channel import BootFailed
+from prefork.worker.orders import Orders
+from prefork.worker.post import Post
+
+# Descriptors that a worker needs beside its connections: listeners, channel, log, files of the application.
+OTHER_DESCRIPTORS = 256
+
+
+def run(post: Post) -> NoReturn:
+    """Be a worker. Runs in the process that was just forked, with all signals blocked, and never returns."""
+    _close_what_is_the_masters(post)
+    signals.reset_for_worker()
+    _show_stacks_on_demand(post.stacks)
+    setproctitle(post.title("starting"))
+    identity = Identity(f"{post.pool.name}/{post.slot}", os.getpid(), post.generation)
+    destination = log.start(post.log.level, post.log.format, post.log_descriptor, identity)
+    row = post.board.row(post.row)
+    row.set_pid(os.getpid())
+    worker = Worker(post.pool.name, post.slot, post.generation, row)
+    context.become(worker)
+    orders = Orders(post, worker, row, destination.reopen)
+    signals.unblock_all()
+    orders.listen()
+    try:
+        application = prepare(post.pool, post.master, post.account)
+    except BootError as error:
+        orders.say(BootFailed(error.message, error.traceback[-channel.MAX_TRACEBACK :]))
+        os._exit(error.exit_code)
+    serve = evented.serve if post.pool.kind == "wsgi" else blocking.serve
+    serve(worker, row, orders, post.listeners, application, post.pool)
+    _exit(orders.exit_code)
+
+
+def _close_what_is_the_masters(post: Post) -> None:
+    shared = [post.channel.fileno(), post.stacks, post.log_descriptor]
+    process.close_all_but([*shared, *(listener.fileno() for listener in post.listeners)])
+
+
+def _show_stacks_on_demand(descriptor: int) -> None:
+    """Have C code write the stacks of all threads, on a signal and on a crash: it needs no working interpreter."""
+    faulthandler.enable(descriptor, all_threads=True)
+    faulthandler.register(signals.STACKS_SIGNAL, descriptor, all_threads=True, chain=False)
+
+
+def prepare(pool: Pool, master: Master, account: Account | None) -> Any:
+    """Become what the handler's code expects to run in, load it, and return it. Raises BootError."""
+    try:
+        _settle_in(pool, master, account)
+    except OSError as error:
+        what = "changing to the directory" if error.filename else "setting up the process"
+        raise BootError(f"{what} failed: {error}") from error
+    application = load(pool.application)
+    if pool.kind == "handler":
+        return adapt(application)
+    if not callable(application):
+        raise BootError(f"expected a WSGI application, found {application!r}")
+    return application
+
+
+def _settle_in(pool: Pool, master: Master, account: Account | None) -> None:
+    if master.umask is not None:
+        os.umask(master.umask)
+    process.raise_descriptor_limit(pool.max_connections + OTHER_DESCRIPTORS)
+    if account is not None:
+        privileges.drop_to(account)
+    os.chdir(master.directory)
+    sys.path[:] = [master.directory, *(entry for entry in sys.path if entry != master.directory)]
+    os.environ.update(pool.env)
+    # Forked from one master all workers would draw the same numbers.
+    random.seed()
+
+
+def _exit(code: int) -> NoReturn:
+    """Leave as a program of the user's would, but without unwinding into the master's frames below."""
+    atexit._run_exitfuncs()  # noqa: SLF001 - as multiprocessing does; there is no public name
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError) as error:
+            logger.warning("what was printed last is lost: %s", error)
+    os._exit(code)

@@ -1,0 +1,44 @@
+"""What the master gives to a worker: everything that the two share, and what the worker has to be."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from prefork.config.schema import Log, Master, Pool
+from prefork.scoreboard import Board
+from prefork.system.privileges import Account
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A worker's place and means.
+
+    Attributes:
+        pool, slot, generation: its place.
+        master, log: the configuration of the whole server.
+        account: whom to run as, or None for whom the master runs as.
+        board, row: its row of the scoreboard.
+        listeners: the pool's listening sockets.
+        channel: the worker's end of the channel to the master.
+        stacks: a descriptor for the stacks of its threads.
+        log_descriptor: where the log goes.
+
+    """
+
+    pool: Pool
+    slot: int
+    generation: int
+    master: Master
+    log: Log
+    account: Account | None
+    board: Board
+    row: int
+    listeners: tuple[socket.socket, ...]
+    channel: socket.socket
+    stacks: int
+    log_descriptor: int
+
+    def title(self, state: str) -> str:
+        """Return what the process list shows."""
+        return f"prefork: worker {self.pool.name}/{self.slot} gen={self.generation} [{state}]"
