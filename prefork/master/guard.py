@@ -141,8 +141,7 @@ def _end_orphans(listeners: list[socket.socket], workers: dict[int, float]) -> N
         pidfd, grace = min(workers.items(), key=lambda worker: worker[1])
         _wait_for_workers(workers, died + grace + MARGIN)
         if pidfd in workers:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            process.kill_by_descriptor(pidfd)
             del workers[pidfd]
 
 

@@ -66,7 +66,6 @@ class Loop:
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_numbers = count()
         self._end: End | None = None
-        self._halted = False
         self._on_signal: dict[int, Callable[[], None]] = {
             signal.SIGTERM: lambda: self._feed(events.Stop()),
             signal.SIGINT: lambda: self._feed(events.Stop(now=True)),
@@ -108,11 +107,13 @@ class Loop:
         signals = self._signals.take()
         lost = self._clock.note_sleep(began, wait, halted=signal.SIGCONT in signals)
         if lost:
-            logger.warning("nothing ran for %.1f s, halted or starved: no deadline passes for it", lost)
+            logger.info("the last %.1f s may have been a standstill: they bring no deadline nearer", lost)
         for number in signals:
             self._on_signal[number]()
         for key, mask in ready:
-            key.data(mask)
+            # What came before may have ended this one: its number may even mean another descriptor by now.
+            if self._selector.get_map().get(key.fd) is key:
+                key.data(mask)
         self._fire_timers()
         due = self._supervisor.next_deadline()
         if due is not None and self._clock.now() >= due:

@@ -6,10 +6,20 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from prefork import __version__
-from prefork.config.listeners import keyed
+from prefork.config.listeners import Key, keyed
 from prefork.config.schema import MAX_WORKERS
-from prefork.control.messages import Request
+from prefork.control.messages import (
+    Current,
+    Death,
+    ListenerStatus,
+    PoolStatus,
+    Request,
+    ServerStatus,
+    WorkerStatus,
+)
 from prefork.control.server import Reply
 from prefork.errors import PreforkError
 from prefork.master.charge import Charge
@@ -19,7 +29,7 @@ from prefork.supervisor import actions, events
 from prefork.supervisor.events import Event
 from prefork.supervisor.pool import Keeper
 from prefork.supervisor.server import Phase, Supervisor
-from prefork.supervisor.worker import State
+from prefork.supervisor.worker import Life, State
 from prefork.system import process, tcp
 
 # Stacks are complete when none have come for QUIET seconds; who sends none within STACKS has none to send.
@@ -107,20 +117,20 @@ class Requests:
             reply.fail(error)
 
     def _scale(self, arguments: dict[str, Any], reply: Reply) -> None:
-        pool, workers = arguments.get("pool"), arguments.get("workers")
+        pool, workers = arguments["pool"], arguments["workers"]
         if pool not in self._supervisor.keepers:
             reply.error(f"there is no pool {pool!r}", f"pools are: {', '.join(self._supervisor.keepers)}")
-        elif not isinstance(workers, int) or isinstance(workers, bool) or not 1 <= workers <= MAX_WORKERS:
+        elif not 1 <= workers <= MAX_WORKERS:
             reply.error(f"expected a number of workers from 1 to {MAX_WORKERS}, found {workers!r}")
         elif self._supervisor.phase is not Phase.RUNNING:
             reply.error(f"the server is {self._supervisor.phase.value}; it cannot be scaled now")
         else:
-            self._feed(events.Scale(str(pool), workers))
+            self._feed(events.Scale(pool, workers))
             reply.result({"pool": pool, "workers": workers})
 
     def _stop(self, arguments: dict[str, Any], reply: Reply) -> None:
         self._stop_waiters.append(reply)
-        self._feed(events.Stop(now=bool(arguments.get("now"))))
+        self._feed(events.Stop(now=arguments["now"]))
 
     def _reopen(self, _arguments: dict[str, Any], reply: Reply) -> None:
         try:
@@ -133,7 +143,7 @@ class Requests:
     # Stacks.
 
     def _stacks(self, arguments: dict[str, Any], reply: Reply) -> None:
-        name = arguments.get("worker")
+        name = arguments["worker"]
         charges = [charge for charge in self._server.charges.values() if name in (None, charge.identity.name)]
         if not charges:
             reply.error(f"there is no worker {name!r}", "prefork status shows them all")
@@ -155,69 +165,65 @@ class Requests:
 
     def _status(self, _arguments: dict[str, Any], reply: Reply) -> None:
         server, supervisor = self._server, self._supervisor
-        reply.result(
-            {
-                "name": server.config.master.name,
-                "pid": process.own_pid(),
-                "version": __version__,
-                "state": "reloading" if supervisor.is_reloading else supervisor.phase.value,
-                "generation": server.generation,
-                "uptime": round(time.monotonic() - server.began, 3),
-                "pools": [
-                    self._pool(keeper) for keeper in [*supervisor.keepers.values(), *supervisor.departing]
-                ],
-            }
+        status = ServerStatus(
+            name=server.config.master.name,
+            pid=process.own_pid(),
+            version=__version__,
+            state="reloading" if supervisor.is_reloading else supervisor.phase.value,
+            generation=server.generation,
+            uptime=round(time.monotonic() - server.began, 3),
+            pools=[self._pool(keeper) for keeper in [*supervisor.keepers.values(), *supervisor.departing]],
+        )
+        reply.result(msgspec.to_builtins(status))
+
+    def _pool(self, keeper: Keeper) -> PoolStatus:
+        settings = keeper.settings or (keeper.trial.settings if keeper.trial else None)
+        return PoolStatus(
+            name=keeper.name,
+            kind=settings.kind if settings else "",
+            application=settings.application if settings else "",
+            wanted=keeper.wanted if keeper.settings or not settings else settings.workers,
+            ready=keeper.ready,
+            degraded=keeper.degraded,
+            restarts=keeper.restarts,
+            listeners=[found for key in keyed(settings) if (found := self._listener(key))]
+            if settings
+            else [],
+            last_death=self._last_death(keeper.name),
+            workers=[
+                self._worker(life) for birth, life in keeper.lives.items() if birth in self._server.charges
+            ],
         )
 
-    def _pool(self, keeper: Keeper) -> dict[str, Any]:
-        settings = keeper.settings or (keeper.trial.settings if keeper.trial else None)
-        return {
-            "name": keeper.name,
-            "kind": settings.kind if settings else None,
-            "application": settings.application if settings else None,
-            "wanted": keeper.wanted if keeper.settings else settings.workers if settings else 0,
-            "ready": keeper.ready,
-            "degraded": keeper.degraded,
-            "restarts": keeper.restarts,
-            "listeners": [self._listener(key) for key in keyed(settings)] if settings else [],
-            "last_death": self._last_death(keeper.name),
-            "workers": [
-                self._worker(birth) for birth in sorted(keeper.lives) if birth in self._server.charges
-            ],
-        }
-
-    def _listener(self, key: Any) -> dict[str, Any]:
+    def _listener(self, key: Key) -> ListenerStatus | None:
         listener = self._server.listeners.get(key)
         if listener is None:
-            return {"address": str(key), "queue": None, "backlog": 0}
+            return None
         queue = tcp.queue_length(listener.socket)
-        return {"address": str(listener.address), "queue": queue, "backlog": listener.listen.backlog}
+        return ListenerStatus(str(listener.address), queue, listener.listen.backlog)
 
-    def _last_death(self, pool: str) -> dict[str, Any] | None:
+    def _last_death(self, pool: str) -> Death | None:
         death = self._server.deaths.get(pool)
         if death is None:
             return None
         ago = round(time.monotonic() - death.at, 3)
-        return {"worker": death.identity.name, "pid": death.identity.pid, "cause": death.cause, "ago": ago}
+        return Death(death.identity.name, death.identity.pid, death.cause, ago)
 
-    def _worker(self, birth: int) -> dict[str, Any]:
-        charge = self._server.charges[birth]
-        life = self._supervisor.life(birth)
+    def _worker(self, life: Life) -> WorkerStatus:
+        charge = self._server.charges[life.birth]
         snapshot = charge.snapshot()
         now = time.monotonic()
-        return {
-            "slot": charge.slot,
-            "generation": charge.generation,
-            "pid": charge.child.pid,
-            "state": STATES[life.state] if life else "stopping",
-            "age": round(charge.age, 3),
-            "requests": snapshot.requests,
-            "connections": snapshot.connections,
-            "memory": process.resident_memory(charge.child.pid),
-            "current": [
-                {"what": request.what, "age": round(now - request.since, 3)} for request in snapshot.current
-            ],
-        }
+        return WorkerStatus(
+            slot=charge.slot,
+            generation=charge.generation,
+            pid=charge.child.pid,
+            state=STATES[life.state],
+            age=round(charge.age, 3),
+            requests=snapshot.requests,
+            connections=snapshot.connections,
+            memory=process.resident_memory(charge.child.pid) or 0,
+            current=[Current(request.what, round(now - request.since, 3)) for request in snapshot.current],
+        )
 
 
 def _stacks_of(charge: Charge) -> dict[str, Any]:

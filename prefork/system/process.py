@@ -9,6 +9,7 @@ import resource
 import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import NoReturn
@@ -77,6 +78,12 @@ def reap() -> Iterator[tuple[int, Ended]]:
         if pid == 0:
             return
         yield pid, _ended(status, usage)
+
+
+def kill_by_descriptor(pidfd: int) -> None:
+    """Kill a process that need not be a child of this one; it may be dead already."""
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
 def wait_for(pid: int) -> str:
