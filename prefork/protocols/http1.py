@@ -145,8 +145,9 @@ class Grammar:
             fields = dict(map(self._fields.__getitem__, rest))
         except KeyError:
             line, fields = self._learn(first, rest)
-        if len(fields) != len(rest):
-            fields = self._merge(rest)
+        else:
+            if len(fields) != len(rest):
+                fields = _merge([self._fields[field] for field in rest])
         if end > self._max_head or len(rest) > self._max_headers:
             raise self._too_large(len(rest))
         head = Head(line, fields, end + 4)
@@ -157,6 +158,8 @@ class Grammar:
         # RFC 9112 2.2: some clients end a body with a line break that its length does not count.
         found = BLANK_LINES.match(data)
         assert found is not None, "nothing at all matches too"
+        if found.end() > self._max_head:
+            raise Refusal(400, "nothing but blank lines")
         head = self.read_head(data[found.end() :])
         if head is not None:
             head.size += found.end()
@@ -193,11 +196,7 @@ class Grammar:
         for field, named in fields.items():
             if named[0]:
                 _keep(self._fields, field, named)
-        merged = merge([fields.get(field) or known[field] for field in rest])
-        return line, merged
-
-    def _merge(self, rest: list[bytes]) -> dict[str, str]:
-        return merge([self._fields[field] for field in rest])
+        return line, _merge([fields.get(field) or known[field] for field in rest])
 
     def _read_line(self, first: bytes) -> RequestLine:
         if len(first) > self._max_request_line:
@@ -384,7 +383,7 @@ def split_field(field: bytes) -> tuple[bytes, bytes]:
     return name, value.strip(b" \t")
 
 
-def merge(named: list[tuple[str, str]]) -> dict[str, str]:
+def _merge(named: list[tuple[str, str]]) -> dict[str, str]:
     """Return fields by name; values of the same name joined (RFC 9110 5.3, RFC 6265 5.4 for cookies)."""
     merged: dict[str, str] = {}
     for name, value in named:
