@@ -49,9 +49,9 @@ def convert(option: Option, value: Any, written: str, cpus: int) -> Any:
     return parsed if isinstance(parsed, Share | Address) else _in_range(option, value, parsed)
 
 
-def nearest(found: object, known: Iterable[str]) -> str | None:
+def nearest(found: str, known: Iterable[str]) -> str | None:
     """Return the known name that a mistyped one most likely stands for."""
-    matches = difflib.get_close_matches(str(found)[:100].lower().replace("-", "_"), list(known), 1)
+    matches = difflib.get_close_matches(found[:100].lower().replace("-", "_"), list(known), 1)
     return matches[0] if matches else None
 
 
@@ -96,6 +96,13 @@ def _mode(option: Option, value: Any, written: str) -> int:
     raise UnitError("octal permissions as text", value, f"write {option.name} = {better}")
 
 
+def _share(option: Option, value: Any) -> Share:
+    share = parse_share(value)
+    if option.meta.le is not None and share.number > option.meta.le:
+        raise UnitError(f"{_range(option)}, or a share", value)
+    return share
+
+
 def _text(option: Option, value: Any) -> str:
     if isinstance(value, str) and value and "\0" not in value:
         return value
@@ -110,7 +117,7 @@ def _name(option: Option, value: Any) -> str:
 
 
 def _account(option: Option, value: Any) -> str:
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(option, value)
+    text = shown(value) if isinstance(value, int) and not isinstance(value, bool) else _text(option, value)
     if not _ACCOUNT.fullmatch(text):
         raise UnitError(_ACCOUNT_EXPECTED, value)
     return text
@@ -118,9 +125,9 @@ def _account(option: Option, value: Any) -> str:
 
 def _choice(option: Option, value: Any) -> str:
     known = option.choices()
-    if value in known:
-        return str(value)
-    near = nearest(value, known)
+    if isinstance(value, str) and value in known:
+        return value
+    near = nearest(value, known) if isinstance(value, str) else None
     quoted = ", ".join(shown(choice) for choice in known)
     raise UnitError(f"one of {quoted}", value, f'write {option.name} = "{near}"' if near else None)
 
@@ -149,7 +156,7 @@ _PARSERS: dict[Unit, Callable[[Option, Any], Any]] = {
     Unit.WORKERS: _count,
     Unit.DURATION: lambda _, value: parse_duration(value),
     Unit.SIZE: lambda _, value: parse_size(value),
-    Unit.SHARE: lambda _, value: parse_share(value),
+    Unit.SHARE: _share,
     Unit.ADDRESS: lambda option, value: parse_address(_text(option, value)),
     Unit.PATH: _text,
     Unit.NAME: _name,

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from prefork.config.listeners import all_keyed
 from prefork.config.schema import Config, Listen
-from prefork.units import Address, TcpAddress
 
 # They name the running server: who talks to it under the old name must still find it.
 FIXED = ("name", "control", "pid_file")
-
-Key = Address | tuple[str, Address, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +37,7 @@ class Change:
 
 def compare(old: Config, new: Config) -> Change:
     """Return what has to be done to get from ``old`` to ``new``; a listener may move between pools and stay open."""
-    before, after = dict(_listeners(old)), dict(_listeners(new))
+    before, after = all_keyed(old), all_keyed(new)
     common = [name for name in new.pools if name in old.pools]
     return Change(
         opened=tuple(listener for key, listener in after.items() if key not in before),
@@ -57,15 +54,3 @@ def compare(old: Config, new: Config) -> Change:
 
 def _workers(config: Config, name: str) -> int:
     return config.pools[name].workers
-
-
-def _listeners(config: Config) -> Iterator[tuple[Key, Listen]]:
-    """Yield all listeners by what tells them apart: the address, but each port 0 is another port."""
-    for pool in config.pools.values():
-        ports_chosen = 0
-        for listener in pool.listen:
-            if isinstance(listener.address, TcpAddress) and listener.address.port == 0:
-                yield (pool.name, listener.address, ports_chosen), listener
-                ports_chosen += 1
-            else:
-                yield listener.address, listener

@@ -226,11 +226,13 @@ class _Reader:
         if not VARIABLE.fullmatch(name):
             self._document.complain(path, 'the name of a variable, without "="', shown(name))
         elif not isinstance(text, str):
-            plain = isinstance(text, int | float) and not isinstance(text, bool)
-            self._document.complain(path, "text", shown(text), f'write {name} = "{text}"' if plain else None)
+            number = isinstance(text, int | float) and not isinstance(text, bool)
+            self._document.complain(
+                path, "text", shown(text), f'write {name} = "{shown(text)}"' if number else None
+            )
         elif "\0" in text:
             self._document.complain(path, "text without the character 0", shown(text))
-        return str(text)
+        return text if isinstance(text, str) else ""
 
     def _resolved(self, values: dict[str, Any], *names: str) -> dict[str, Any]:
         """Return the values of a table with the paths among them made absolute."""

@@ -313,7 +313,12 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     ] = 1000
     surge: Annotated[
         Share,
-        option(Unit.SHARE, "workers beyond the wanted number during a rollout: a number, or a share of it"),
+        option(
+            Unit.SHARE,
+            "workers beyond the wanted number during a rollout: a number, or a share of it",
+            ge=1,
+            le=MAX_WORKERS,
+        ),
     ] = Share(percent=Fraction(25))
     env: Annotated[
         dict[str, str],
@@ -389,7 +394,7 @@ def _plain_schema(unit: Unit, ranged: dict[str, Any]) -> dict[str, Any]:
         Unit.WORKERS: [whole, {"const": "auto"}],
         Unit.DURATION: [number, _text_schema(r"^\s*([0-9]+(\.[0-9]+)?\s*(d|h|m|s|ms)\s*)+$")],
         Unit.SIZE: [whole, _text_schema(r"^[0-9]+(\.[0-9]+)?\s*([kKMGT]?B|[KMGT]iB)$")],
-        Unit.SHARE: [whole | {"minimum": 1}, _text_schema(r"^[0-9]+(\.[0-9]+)?\s*%$")],
+        Unit.SHARE: [whole, _text_schema(r"^[0-9]+(\.[0-9]+)?\s*%$")],
         Unit.MODE: [_text_schema(r"^(0o)?[0-7]{1,4}$"), whole],
         Unit.ACCOUNT: [{"type": "string"}, {"type": "integer", "minimum": 0}],
     }

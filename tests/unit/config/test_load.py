@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefork.config.schema import Http, Listen
+from prefork.config.schema import Http, Listen, Log, Master, Pool, options
 from prefork.units import Share, TcpAddress, UnixAddress
 from tests.unit.config.reading import WEB, problems, read
 
@@ -150,6 +150,11 @@ WRONG = [
     (
         'surge = "0%"',
         ':4: [pool.web] surge: expected a whole number from 1, or a share from "1%" to "100%", found "0%"',
+        None,
+    ),
+    (
+        "surge = 1001",
+        ":4: [pool.web] surge: expected a whole number from 1 to 1000, or a share, found 1001",
         None,
     ),
     (
@@ -420,3 +425,19 @@ KEYS_OF_LATER_ISSUES = [
 @pytest.mark.parametrize("key", KEYS_OF_LATER_ISSUES)
 def test_keys_without_a_meaning_yet_are_not_accepted(key):
     assert web(f"{key} = 1")[0] == f':4: [pool.web]: expected a known key, found "{key}"'
+
+
+@pytest.mark.parametrize("struct", [Master, Log, Pool, Http])
+def test_a_number_too_long_to_be_printed_is_no_value_of_any_key(struct):
+    header = {Master: "[master]", Log: "[log]", Pool: "", Http: "[pool.web.http]"}[struct]
+    known = [name for name in options(struct) if name not in ("wsgi", "listen")]
+    text = WEB + "\n".join([header, *(f"{name} = 0x{'f' * 5000}" for name in known)])
+    wrong = [message for message, _ in problems(text) if message.endswith("found a huge number")]
+    assert len(wrong) == len(known)
+
+
+def test_a_variable_with_a_number_too_long_to_be_printed_is_refused():
+    assert (
+        web(f"env = {{ A = 0x{'f' * 5000} }}")[0]
+        == ":4: [pool.web.env] A: expected text, found a huge number"
+    )
