@@ -23,7 +23,13 @@ from prefork.config.settings import apply_environment, apply_settings
 from prefork.units import Address, TcpAddress, UnitError, UnixAddress, check_unix_path, printable, shown
 
 TABLES = ("master", "log", "pool")
-HOMES = {"[master]": Master, "[log]": Log, "[pool.NAME]": Pool, "[pool.NAME.http]": Http}
+HOMES = {
+    "[master]": Master,
+    "[log]": Log,
+    "[pool.NAME]": Pool,
+    "[pool.NAME.http]": Http,
+    "listen = [{ address = … }]": Listen,
+}
 VARIABLE = re.compile(r"[^=\0]+")
 UNNAMED = re.compile(r"[^A-Za-z0-9._-]+|^[^A-Za-z0-9]+", re.ASCII)
 
@@ -74,8 +80,9 @@ class _Reader:
         self._cpus = cpus
 
     def config(self) -> Config:
-        for key in self._document.values.keys() - set(TABLES):
-            self._unknown((key,), TABLES, "a known table")
+        for key in self._document.values:
+            if key not in TABLES:
+                self._unknown((key,), TABLES, "a known table")
         master = self._master()
         log = Log(**self._resolved(self._table(("log",), Log), "file"))
         return Config(master=master, log=log, pools=self._pools())
@@ -136,7 +143,7 @@ class _Reader:
         homes = [home for home, struct in HOMES.items() if key in options(struct)]
         near = nearest(key, known)
         hint = f"did you mean {near}?" if near else None
-        if homes and (near is None or not path[:-1]):
+        if homes:
             hint = f"{key} belongs in {' or '.join(homes)}"
         self._document.complain(path, expected, shown(key), hint, about=path[:-1])
 

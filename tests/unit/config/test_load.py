@@ -129,6 +129,16 @@ WRONG = [
         ':4: [pool.web]: expected a known key, found "max_body"',
         "max_body belongs in [pool.NAME.http]",
     ),
+    (
+        "max_headers = 4",
+        ':4: [pool.web]: expected a known key, found "max_headers"',
+        "max_headers belongs in [pool.NAME.http]",
+    ),
+    (
+        "backlog = 4",
+        ':4: [pool.web]: expected a known key, found "backlog"',
+        "backlog belongs in listen = [{ address = … }]",
+    ),
     ("xyzzy = 4", ':4: [pool.web]: expected a known key, found "xyzzy"', None),
     ("[mastre]", ': expected a known table, found "mastre"', "did you mean master?"),
     ("[log]\nlevl = 1", ':5: [log]: expected a known key, found "levl"', "did you mean level?"),
