@@ -1,0 +1,323 @@
+"""An operating system made of a clock and a list: pids, boots, drains, deaths and a scoreboard, obedient or not.
+
+It performs what the supervisor asks for, tells it what came of that, and objects to every order that makes no sense.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from random import Random
+
+from prefork.config.schema import Config, Listen, Log, Master, Pool
+from prefork.supervisor import actions, events
+from prefork.supervisor.actions import Action
+from prefork.supervisor.events import Clock, Event, Exit, Pulse
+from prefork.supervisor.server import Phase, Supervisor
+from prefork.supervisor.worker import State
+from prefork.units import Address, Share, TcpAddress
+
+PORTS = [TcpAddress("127.0.0.1", port) for port in (8000, 8001, 8002)]
+SOON = (0.0, 0.01, 0.3, 2.0)
+# What may be handled at one instant before we call it spinning: every worker may have something to say.
+BURST = 200
+
+
+def config(*pools: Pool) -> Config:
+    master = Master(name="shop", directory="/srv", control="/run/shop.sock")
+    return Config(master=master, log=Log(), pools={pool.name: pool for pool in pools})
+
+
+def pool(name: str, ports: Sequence[Address], *, broken: bool = False, surge: int = 1, **options: object) -> Pool:
+    listen = tuple(Listen(address=port) for port in ports)
+    application = "broken:app" if broken else "shop:app"
+    return Pool(name=name, listen=listen, wsgi=application, surge=Share(number=surge), **options)  # type: ignore[arg-type]
+
+
+@dataclass
+class Process:
+    """One worker as the operating system sees it, and how it takes orders."""
+
+    pool: Pool
+    generation: int
+    obeys: bool
+    dumps: bool
+    immortal: bool
+    ready: bool = False
+    halted: bool = False
+    draining: bool = False
+    dead: bool = False
+    pulses: list[Pulse] = field(default_factory=list)
+
+
+class FakeSystem:
+    """Plays everything outside of the supervisor.
+
+    Attributes:
+        behave: whether forks succeed, good applications boot, and orders are obeyed.
+
+    """
+
+    def __init__(self, seed: int, *, nested: bool = True) -> None:
+        self.random = Random(seed)
+        self.supervisor = Supervisor(self.random.random)
+        self.behave = True
+        self.now = 1000.0
+        self.processes: dict[int, Process] = {}
+        self.ended: actions.End | None = None
+        self.rollouts: dict[int, str | None] = {}
+        self.adopted: Config | None = None
+        self.open: frozenset[Address] = frozenset()
+        self.watched = False
+        self._births: set[int] = set()
+        self._pids = count(42)
+        self._agenda: list[tuple[float, int, Event]] = []
+        self._order = count()
+        self._nested = nested
+        self._burst = 0
+
+    # Time.
+
+    def tell(self, event: Event) -> None:
+        """Hand in an event now, and perform all that follows from it; after the end nobody is left to hear it."""
+        queue = [event]
+        while queue and self.ended is None:
+            asked = self._handle(queue.pop(0))
+            for action in asked:
+                answer = self._perform(action)
+                if answer is None:
+                    continue
+                if self._nested:
+                    self.tell(answer)
+                else:
+                    queue.append(answer)
+
+    def step(self) -> bool:
+        """Let time pass until something happens; return False if nothing ever will."""
+        due = self.supervisor.next_deadline()
+        happening = self._agenda[0][0] if self._agenda else None
+        coming = [at for at in (due, happening) if at is not None]
+        if self.ended or not coming:
+            return False
+        self._pass_time(min(coming))
+        if happening is not None and happening <= self.now:
+            self._happen(heapq.heappop(self._agenda)[2])
+        else:
+            self._tick()
+        self._check_clocks()
+        return True
+
+    def run(self, seconds: float) -> float:
+        """Let time pass until nothing is pending or this much of it has passed; return how much did."""
+        start = self.now
+        while self.now - start <= seconds and self.step():
+            pass
+        return self.now - start
+
+    def _pass_time(self, to: float) -> None:
+        self._burst = self._burst + 1 if to <= self.now else 0
+        assert self._burst < BURST, "the loop spins"
+        self.now = max(self.now, to)
+
+    def _tick(self) -> None:
+        before = self.supervisor.next_deadline()
+        self.tell(events.Tick())
+        assert self.ended or self.supervisor.next_deadline() != before, "a deadline passed and is still due"
+
+    # What happens by itself.
+
+    def plan(self, event: Event, after: float) -> None:
+        """Let something happen later."""
+        heapq.heappush(self._agenda, (self.now + after, next(self._order), event))
+
+    def die(self, birth: int, how: Exit, after: float = 0.0) -> None:
+        """Let a process die; the end of its channel is heard first, or never."""
+        if self.random.random() < 0.5:
+            self.plan(events.ChannelLost(birth), after)
+            after += self.random.choice((0.0, 0.01))
+        self.plan(events.Exited(birth, how), after)
+
+    def work(self, birth: int, seconds: float, *, stale: bool = False) -> None:
+        """Let a worker begin a request; with ``stale`` it believes that somebody looks at the scoreboard."""
+        process = self.processes[birth]
+        limit = process.pool.request_timeout
+        if not limit:
+            return
+        pulse = Pulse(birth, Clock.REQUEST, self.now, self.now + limit, "GET /")
+        process.pulses.append(pulse)
+        self.plan(events.Looked((pulse,)), seconds)  # never told: see _happen
+        if not self.watched and not stale:
+            self.tell(events.Busy())
+
+    def living(self) -> list[int]:
+        """Return who is ready and was not told to go."""
+        return [
+            birth for birth, process in self.processes.items() if process.ready and not process.draining
+        ]
+
+    def _happen(self, event: Event) -> None:
+        if isinstance(event, events.Looked):
+            self._finish_request(event.pulses[0])
+            return
+        assert not isinstance(event, (events.Boot, events.Reload, events.Scale, events.Shift, events.Rest))
+        assert not isinstance(event, (events.Stop, events.Busy, events.Tick))
+        process = self.processes.get(event.birth)
+        if process is None or (process.halted and not isinstance(event, events.Exited)):
+            return
+        process.ready = process.ready or isinstance(event, events.Ready)
+        process.draining = process.draining or isinstance(event, events.LeftQueue)
+        if isinstance(event, events.Exited):
+            del self.processes[event.birth]
+        self.tell(event)
+
+    def _finish_request(self, pulse: Pulse) -> None:
+        process = self.processes.get(pulse.birth)
+        if process is not None and not process.halted:
+            process.pulses.remove(pulse)
+
+    # What the supervisor asks for.
+
+    def _handle(self, event: Event) -> list[Action]:
+        before = self._ready_lives()
+        asked = self.supervisor.handle(event, self.now)
+        self._check_floor(before)
+        return asked
+
+    def _perform(self, action: Action) -> Event | None:
+        match action:
+            case actions.Spawn():
+                return self._fork(action)
+            case actions.Drain(birth, grace):
+                assert grace > 0
+                self._drain(self._target(birth), birth)
+            case actions.Terminate(birth):
+                self._drain(self._target(birth), birth)
+            case actions.Leave(birth):
+                self._leave(self._target(birth), birth)
+            case actions.DumpStacks(birth):
+                if self._target(birth).dumps:
+                    self.plan(events.StacksRead(birth), 0.01)
+            case actions.Kill(birth):
+                self.die(birth, Exit(signal="SIGKILL"), 20.0 if self._target(birth).immortal else 0.01)
+            case actions.Bury(birth):
+                assert birth not in self.processes, "buried alive"
+            case actions.Look():
+                pulses = [pulse for process in self.processes.values() for pulse in process.pulses]
+                return events.Looked(tuple(pulses))
+            case _:
+                self._note(action)
+        return None
+
+    def _note(self, action: Action) -> None:
+        match action:
+            case actions.Watch(on):
+                self.watched = on
+                living = self.living()
+                if not on and living and not self.behave:
+                    self.work(self.random.choice(living), 60.0, stale=True)
+            case actions.EndRollout(generation, reason):
+                assert generation not in self.rollouts, "a rollout ended twice"
+                self.rollouts[generation] = reason
+            case actions.Adopt(config):
+                self.adopted = config
+            case actions.KeepListeners(addresses):
+                self.open = addresses
+            case actions.End():
+                assert self.ended is None, "the server ended twice"
+                assert all(process.immortal for process in self.processes.values()), "somebody is left"
+                self.ended = action
+
+    def _target(self, birth: int) -> Process:
+        assert birth in self.processes, f"{birth} is not alive: it was never born, or was reported dead"
+        return self.processes[birth]
+
+    def _fork(self, spawn: actions.Spawn) -> Event:
+        assert spawn.birth not in self._births, "a birth is named twice"
+        self._births.add(spawn.birth)
+        if not self.behave and self.random.random() < 0.15:
+            return events.SpawnFailed(spawn.birth, "fork: Resource temporarily unavailable")
+        obeys = self.behave or self.random.random() < 0.7
+        dumps = self.random.random() < 0.7
+        immortal = not self.behave and self.random.random() < 0.03
+        self.processes[spawn.birth] = Process(spawn.pool, spawn.generation, obeys, dumps, immortal)
+        self._boot(spawn)
+        return events.Spawned(spawn.birth, next(self._pids))
+
+    def _boot(self, spawn: actions.Spawn) -> None:
+        broken = spawn.pool.wsgi == "broken:app"
+        after = self.random.choice(SOON)
+        how = "ready"
+        if broken or not self.behave and self.random.random() < 0.4:
+            how = self.random.choice(("fail", "crash", "hang", "leave"))
+        match how:
+            case "ready":
+                self.plan(events.Ready(spawn.birth), after)
+            case "fail":
+                self.plan(events.BootFailed(spawn.birth, "ImportError: shop", "Traceback"), after)
+                if self.random.random() < 0.8:
+                    self.die(spawn.birth, Exit(code=3), after)
+            case "crash":
+                self.die(spawn.birth, Exit(signal="SIGSEGV"), after)
+            case "leave":
+                self.die(spawn.birth, Exit(code=0), after)
+
+    def _drain(self, process: Process, birth: int) -> None:
+        process.draining = True
+        if process.obeys or self.behave:
+            after = self.random.choice(SOON)
+            if self.random.random() < 0.9:
+                self.plan(events.LeftQueue(birth), 0.0)
+            self.die(birth, Exit(code=0), after)
+
+    def _leave(self, process: Process, birth: int) -> None:
+        process.draining = True
+        if process.obeys:
+            self.die(birth, Exit(code=0), 0.01)
+
+    # What must hold at all times.
+
+    def _ready_lives(self) -> set[int]:
+        return {life.birth for life in self.supervisor._lives() if life.state is State.READY}
+
+    def _check_floor(self, before: set[int]) -> None:
+        """Nobody who serves is retired while the pool would have fewer ready workers than it wants."""
+        for keeper in self.supervisor.keepers.values():
+            serving = [life for life in keeper.lives.values() if life.generation <= keeper.generation]
+            retired = [
+                life
+                for life in serving
+                if life.birth in before and life.state in (State.DRAINING, State.LEAVING) and life.asked
+            ]
+            if retired and not keeper.resting and keeper.closing is None:
+                ready = sum(life.state is State.READY for life in serving)
+                assert ready >= keeper.wanted, f"{len(retired)} retired, {ready} of {keeper.wanted} ready"
+
+    def _check_clocks(self) -> None:
+        """No request of a serving worker is overdue for more than a moment."""
+        for birth, process in self.processes.items():
+            life = self.supervisor.life(birth)
+            if life is not None and life.state is State.READY and process.pulses:
+                assert min(pulse.deadline for pulse in process.pulses) > self.now - 1.0, "nobody looks"
+
+    def check_settled(self) -> None:
+        """Nothing is pending, so nothing may be undone."""
+        supervisor = self.supervisor
+        if supervisor.phase is Phase.STOPPING:
+            assert self.ended is not None
+            return
+        assert supervisor.phase is Phase.RUNNING
+        assert self.adopted is not None
+        assert not supervisor.departing
+        assert not supervisor.is_reloading
+        assert list(supervisor.keepers) == list(self.adopted.pools)
+        assert max(self.rollouts) == supervisor.generation, "somebody waits for the end of a rollout"
+        for keeper in supervisor.keepers.values():
+            states = [(life.state, life.generation) for life in keeper.lives.values()]
+            wanted = 0 if keeper.resting else keeper.wanted
+            assert states == [(State.READY, keeper.generation)] * wanted
+            assert len({life.slot for life in keeper.lives.values()}) == wanted
+            assert keeper.degraded is None
+        pools = self.adopted.pools.values()
+        assert self.open == {listen.address for each in pools for listen in each.listen}

@@ -1,0 +1,190 @@
+"""Random histories against the supervisor: no order to the dead, no spinning, no sleeping over work, convergence, an end."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from prefork.config.schema import Config, Pool
+from prefork.supervisor.events import (
+    Boot,
+    ChannelLost,
+    Continued,
+    Exit,
+    Halted,
+    LeftQueue,
+    Reload,
+    Rest,
+    Scale,
+    Shift,
+    Stop,
+)
+from prefork.supervisor.pool import SETTLE
+from prefork.supervisor.server import Phase
+from prefork.supervisor.worker import QUICK, STACKS, UNKILLABLE
+from tests.property.fake_system import PORTS, FakeSystem, config, pool
+
+CLOCKS = {"boot_timeout": 8.0, "request_timeout": 4.0, "stall_timeout": 4.0, "graceful_timeout": 5.0}
+DRAIN_DELAY = 3.0
+# An obedient world has settled by then: back-off at its limit, boots, drains and the clocks of who still hangs.
+LONG_ENOUGH = 300.0
+# More than the sum of what follows a drain that nobody heeds: a dump that was under way, and another, and the kill.
+AFTERWARDS = 2 * STACKS + QUICK + UNKILLABLE + 1.0
+EXAMPLES = int(os.environ.get("PREFORK_TEST_EXAMPLES", "150"))
+
+
+@st.composite
+def pools(draw: st.DrawFn, name: str, ports: list[int], broken: bool) -> Pool:
+    return pool(
+        name,
+        [PORTS[number] for number in ports],
+        broken=broken and draw(st.booleans()),
+        surge=draw(st.integers(1, 3)),
+        workers=draw(st.integers(1, 4)),
+        threads=draw(st.sampled_from([1, 4])),
+        drain_delay=draw(st.sampled_from([0.0, DRAIN_DELAY])),
+        **CLOCKS,
+    )
+
+
+@st.composite
+def configs(draw: st.DrawFn, broken: bool) -> Config:
+    """Draw one to three pools that share the three ports among them."""
+    names = draw(st.permutations(["web", "api", "mail"]))[: draw(st.integers(1, 3))]
+    ports = draw(st.permutations(range(3)))
+    return config(*(draw(pools(name, [port], broken)) for name, port in zip(names, ports, strict=False)))
+
+
+births = st.integers(0, 100)
+
+
+class Histories(RuleBasedStateMachine):
+    """Anything may happen to the server, at any time, until it is asked to settle or to stop."""
+
+    @initialize(
+        seed=st.integers(0, 2**32), nested=st.booleans(), first=configs(broken=False), behave=st.booleans()
+    )
+    def boot(self, seed: int, nested: bool, first: Config, behave: bool) -> None:
+        self.system = FakeSystem(seed, nested=nested)
+        self.system.behave = behave
+        self.system.tell(Boot(first))
+
+    def going_on(self) -> bool:
+        return self.system.supervisor.phase is not Phase.STOPPING
+
+    def anybody(self, number: int) -> int | None:
+        living = self.system.living()
+        return living[number % len(living)] if living else None
+
+    # Time and temper.
+
+    @rule(steps=st.integers(1, 30))
+    def let_time_pass(self, steps: int) -> None:
+        for _ in range(steps):
+            self.system.step()
+
+    @rule(behave=st.booleans())
+    def change_temper(self, behave: bool) -> None:
+        self.system.behave = behave
+
+    # What people ask for.
+
+    @rule(new=configs(broken=True))
+    def reload(self, new: Config) -> None:
+        self.system.tell(Reload(new))
+
+    @rule(name=st.sampled_from(["web", "api", "mail"]), workers=st.integers(-1, 5))
+    def scale(self, name: str, workers: int) -> None:
+        self.system.tell(Scale(name, workers))
+
+    @rule(by=st.sampled_from([1, -1]))
+    def shift(self, by: int) -> None:
+        self.system.tell(Shift(by))
+
+    @rule()
+    def rest(self) -> None:
+        self.system.tell(Rest())
+
+    # What processes do.
+
+    @rule(number=births, how=st.sampled_from([Exit(code=1), Exit(signal="SIGKILL"), Exit(code=0)]))
+    def somebody_dies(self, number: int, how: Exit) -> None:
+        if (birth := self.anybody(number)) is not None:
+            self.system.die(birth, how)
+
+    @rule(number=births)
+    def somebody_leaves(self, number: int) -> None:
+        if (birth := self.anybody(number)) is not None:
+            self.system.plan(LeftQueue(birth), 0.0)
+
+    @rule(number=births)
+    def somebody_closes_its_channel(self, number: int) -> None:
+        if (birth := self.anybody(number)) is not None:
+            self.system.plan(ChannelLost(birth), 0.0)
+
+    @rule(number=births)
+    def somebody_is_halted(self, number: int) -> None:
+        if (birth := self.anybody(number)) is not None:
+            self.system.processes[birth].halted = True
+            self.system.tell(Halted(birth))
+
+    @rule()
+    def the_halted_go_on(self) -> None:
+        for birth, process in list(self.system.processes.items()):
+            if process.halted:
+                process.halted = False
+                self.system.tell(Continued(birth))
+
+    @rule(number=births, seconds=st.sampled_from([0.0, 0.1, 3.0, 60.0]))
+    def a_request_comes(self, number: int, seconds: float) -> None:
+        if (birth := self.anybody(number)) is not None:
+            self.system.work(birth, seconds)
+
+    # What it must come to.
+
+    @rule()
+    def it_converges_once_everybody_behaves(self) -> None:
+        self.the_halted_go_on()
+        self.system.behave = True
+        self.system.run(LONG_ENOUGH)
+        assert not self.system.step(), "it never settles"
+        self.system.check_settled()
+
+    @precondition(going_on)
+    @rule(patient=st.booleans())
+    def it_begins_to_stop(self, patient: bool) -> None:
+        self.stops(now=not patient)
+
+    @precondition(lambda self: not self.going_on())
+    @rule()
+    def a_second_stop_is_quick(self) -> None:
+        self.stops(now=False)
+
+    def stops(self, now: bool) -> None:
+        quick = now or not self.going_on()
+        self.system.tell(Stop(now))
+        limit = QUICK if quick else DRAIN_DELAY + SETTLE + CLOCKS["graceful_timeout"]
+        deadline = self.system.now + limit + AFTERWARDS
+        if quick:
+            self.system.run(limit + AFTERWARDS)
+            assert self.system.ended is not None, "it does not stop"
+            assert self.system.now <= deadline
+
+    def teardown(self) -> None:
+        """Stopping always ends, whoever obeys: whatever happened before, and wherever a stop had got to."""
+        if not hasattr(self, "system"):
+            return
+        if self.going_on():
+            self.system.tell(Stop())
+        limit = DRAIN_DELAY + SETTLE + CLOCKS["graceful_timeout"] + AFTERWARDS
+        assert self.system.run(limit) <= limit
+        assert self.system.ended is not None, "it does not stop"
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(
+    max_examples=EXAMPLES, stateful_step_count=30, deadline=None, derandomize=EXAMPLES == 150
+)
