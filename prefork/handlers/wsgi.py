@@ -24,6 +24,7 @@ __all__ = ["Body", "Cut", "Exchange", "FileSpan", "FileWrapper", "Head", "Refusa
 
 # A body below it is copied behind its head, so that both go out in one plain send.
 SMALL: Final = 16384
+PLAIN_FILES: Final = (io.BufferedReader, io.BufferedRandom, io.FileIO)
 BODILESS: Final = frozenset({204, 304})
 
 Environ = dict[str, Any]
@@ -69,6 +70,8 @@ class FileWrapper:
 
         A fileno() alone proves nothing: that of a GzipFile is the compressed file's.
         """
+        if type(self._filelike) not in PLAIN_FILES:
+            return None
         raw = getattr(self._filelike, "raw", self._filelike)
         if not isinstance(raw, io.FileIO):
             return None

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from prefork.handlers import response
+from prefork.handlers.response import TABLE_SIZE, read_fields, read_status
+
+
+def test_a_status_becomes_a_line() -> None:
+    assert read_status("404 Not Found") == (404, b"HTTP/1.1 404 Not Found\r\n")
+    assert read_status("200") == (200, b"HTTP/1.1 200 \r\n")
+
+
+@pytest.mark.parametrize(
+    "status", ["", "OK", "20 OK", "2000 OK", "200OK", "100 Continue", "200 OK\r\nA: b", "200 \x00"]
+)
+def test_a_bad_status_is_a_value_error(status: str) -> None:
+    with pytest.raises(ValueError, match="expected a status like '200 OK'"):
+        read_status(status)
+
+
+def test_a_status_in_bytes_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="expected a status as str, found bytes"):
+        read_status(b"200 OK")  # type: ignore[arg-type]
+
+
+def test_fields_become_lines_and_facts() -> None:
+    for _ in range(2):  # the second time from the table
+        fields = read_fields(
+            [
+                ("A", "b"),
+                ("content-length", "5"),
+                ("Connection", "Close"),
+                ("Keep-Alive", "1"),
+                ("Date", "now"),
+            ]
+        )
+        assert fields.lines == [b"A: b\r\n", b"Date: now\r\n"]
+        assert (fields.length, fields.length_line) == (5, b"content-length: 5\r\n")
+        assert (fields.asks_close, fields.has_date, fields.has_server) == (True, True, False)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("A", "b\r\nC: d"),
+        ("A", "b\n"),
+        ("A", "\x00"),
+        ("A", "\u20ac"),
+        ("A\r\n", "b"),
+        ("A B", "b"),
+        ("", "b"),
+        ("\xe4", "b"),
+        ("Content-Length", "five"),
+        ("Content-Length", "-1"),
+        ("Content-Length", ""),
+        ("Transfer-Encoding", "chunked"),
+        ("Upgrade", "h2c"),
+    ],
+)
+def test_a_bad_field_is_a_value_error_however_often(pair: tuple[str, str]) -> None:
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r".+"):
+            read_fields([pair])
+
+
+@pytest.mark.parametrize(
+    "headers", [[(b"A", "b")], [("A", 1)], [("A", b"b")], (("A", "b"),), None, [["A", "b"]]]
+)
+def test_a_wrong_type_is_a_type_error(headers: object) -> None:
+    with pytest.raises(TypeError):
+        read_fields(headers)  # type: ignore[arg-type]
+
+
+def test_two_lengths_must_agree() -> None:
+    assert read_fields([("Content-Length", "5"), ("content-length", "5")]).length == 5
+    with pytest.raises(ValueError, match="two Content-Length headers, 5 and 6"):
+        read_fields([("Content-Length", "5"), ("Content-Length", "6")])
+
+
+def test_the_tables_are_bounded() -> None:
+    for number in range(TABLE_SIZE + 10):
+        read_fields([("A", str(number))])
+        read_status(f"200 {number}")
+    assert len(response._fields) <= TABLE_SIZE
+    assert len(response._statuses) <= TABLE_SIZE
+
+
+def test_an_answer_of_the_servers_own_is_whole() -> None:
+    answer = response.plain(413, "too large", close=True)
+    assert re.fullmatch(
+        rb"HTTP/1\.1 413 [A-Za-z ]+\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 10\r\n"
+        rb"Date: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT\r\nServer: prefork\r\nConnection: close\r\n\r\n"
+        rb"too large\n",
+        answer,
+    )
+    assert response.plain(500, "x", close=False, body=False).endswith(b"\r\n\r\n")
