@@ -1,0 +1,536 @@
+"""What clients see of the evented worker, over real sockets."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefork.config.schema import Http
+from prefork.scoreboard import State
+from prefork.worker import evented
+from tests.unit.worker.serving import LONG, Site, read_all, read_answer, request
+
+Start = Callable[..., Callable[[bytes], object]]
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evented, "DRAIN_IDLE", 0.1)
+
+
+BOTH = pytest.mark.parametrize("threads", [1, 3])
+
+
+def echo(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+    """Answer with method, path and body."""
+    body = environ["wsgi.input"].read()
+    start("200 OK", [])
+    return [f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']} ".encode() + body]
+
+
+@BOTH
+def test_a_connection_is_kept_alive(threads: int) -> None:
+    with Site(echo, threads=threads) as site, site.connect() as client:
+        for path in ("/a", "/b", "/c"):
+            client.sendall(request(path))
+            head, body = read_answer(client)
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert body == b"GET " + path.encode() + b" "
+
+
+@BOTH
+def test_pipelined_requests_are_answered_in_order(threads: int) -> None:
+    with Site(echo, threads=threads) as site, site.connect() as client:
+        post = request("/x", "Content-Length: 3", method="POST") + b"abc"
+        client.sendall(b"".join(request(f"/{number}") for number in range(50)) + post)
+        assert [read_answer(client)[1] for _ in range(51)] == [
+            *(b"GET /%d " % number for number in range(50)),
+            b"POST /x abc",
+        ]
+
+
+@BOTH
+def test_what_is_valid_is_answered_before_what_is_not_is_refused(threads: int) -> None:
+    with Site(echo, threads=threads) as site:
+        answers = site.ask(request("/a") + b"GET /b HTTP/1.1\r\nBad Header: x\r\n\r\n" + request("/c"))
+    assert answers.count(b"HTTP/1.1 ") == 2
+    assert answers.index(b"GET /a") < answers.index(b"HTTP/1.1 400 Bad Request")
+    assert b"GET /c" not in answers
+
+
+@BOTH
+def test_a_request_may_come_byte_by_byte(threads: int) -> None:
+    with Site(echo, threads=threads) as site, site.connect() as client:
+        for byte in request("/a", "Transfer-Encoding: chunked", method="POST") + b"3\r\nabc\r\n0\r\n\r\n":
+            client.send(bytes([byte]))
+        assert read_answer(client)[1] == b"POST /a abc"
+
+
+@BOTH
+def test_a_half_closed_client_gets_its_answer(threads: int) -> None:
+    with Site(echo, threads=threads) as site:
+        assert site.ask(request("/a")).endswith(b"GET /a ")
+
+
+@BOTH
+def test_a_last_request_ends_the_connection(threads: int) -> None:
+    with Site(echo, threads=threads) as site, site.connect() as client:
+        client.sendall(request("/a", "Connection: close"))
+        assert read_all(client).endswith(b"GET /a ")
+
+
+@BOTH
+def test_a_large_body_arrives_whole(threads: int) -> None:
+    body = bytes(range(256)) * 4000
+    with Site(echo, threads=threads) as site, site.connect() as client:
+        for _ in range(2):
+            client.sendall(request("/a", f"Content-Length: {len(body)}", method="POST") + body)
+            assert read_answer(client)[1] == b"POST /a " + body
+
+
+def test_100_is_sent_when_the_body_is_wanted_and_awaited() -> None:
+    with Site(echo, http=Http(max_body=10)) as site, site.connect() as client:
+        client.sendall(request("/a", "Content-Length: 3", "Expect: 100-continue", method="POST"))
+        assert client.recv(25, socket.MSG_WAITALL) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(b"abc")
+        assert read_answer(client)[1] == b"POST /a abc"
+        client.sendall(request("/b", "Content-Length: 3", "Expect: 100-continue", method="POST") + b"abc")
+        assert read_answer(client)[1] == b"POST /b abc"
+        client.sendall(request("/c", "Content-Length: 11", "Expect: 100-continue", method="POST"))
+        assert read_answer(client)[0].startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_refusal_is_not_destroyed_by_what_the_client_still_sends() -> None:
+    with Site(echo, http=Http(max_body=10)) as site, site.connect() as client:
+        client.sendall(request("/a", "Content-Length: 4000000", method="POST"))
+        for _ in range(40):
+            client.sendall(b"x" * 100_000)
+        answer = read_all(client)
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert b"\r\nConnection: close\r\n" in answer
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["list", "stream", "write", "file"])
+def test_an_answer_larger_than_all_buffers_arrives_while_others_are_served(
+    threads: int, kind: str, tmp_path: Path
+) -> None:
+    content = bytes(range(256)) * 30_000
+    path = tmp_path / "content"
+    path.write_bytes(content)
+
+    def application(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/small":
+            start("200 OK", [])
+            return [b"small"]
+        write = start("200 OK", [("Content-Length", str(len(content)))])
+        if kind == "file":
+            file: Iterable[bytes] = environ["wsgi.file_wrapper"](path.open("rb"))
+            return file
+        if kind == "write":
+            write(content)
+            return []
+        return (
+            [content]
+            if kind == "list"
+            else (content[at : at + 100_000] for at in range(0, len(content), 100_000))
+        )
+
+    with Site(application, threads=threads) as site, site.connect(receive_buffer=65536) as slow:
+        slow.sendall(request("/large"))
+        with site.connect() as quick:
+            for _ in range(3):
+                quick.sendall(request("/small"))
+                assert read_answer(quick)[1] == b"small"
+        body = read_answer(slow)[1]
+        assert body == content
+        slow.sendall(request("/small"))
+        assert read_answer(slow)[1] == b"small"
+
+
+@BOTH
+def test_a_stream_flows_piece_by_piece(threads: int) -> None:
+    go_on = threading.Event()
+
+    def application(environ: dict[str, Any], start: Start) -> Iterator[bytes]:
+        start("200 OK", [])
+        yield b"first"
+        assert go_on.wait(LONG)
+        yield b"second"
+
+    with Site(application, threads=threads) as site, site.connect() as client:
+        client.sendall(request("/", "Connection: close"))
+        found = b""
+        while not found.endswith(b"first\r\n"):
+            found += client.recv(1000)
+        go_on.set()
+        assert read_all(client) == b"6\r\nsecond\r\n0\r\n\r\n"
+
+
+@BOTH
+def test_a_stream_ends_when_its_client_leaves(threads: int) -> None:
+    closed = threading.Event()
+
+    class Endless:
+        def __iter__(self) -> Iterator[bytes]:
+            while True:
+                yield b"x" * 10_000
+
+        def close(self) -> None:
+            closed.set()
+
+    def application(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        start("200 OK", [])
+        return Endless()
+
+    with Site(application, threads=threads) as site:
+        with site.connect() as client:
+            client.sendall(request())
+            client.recv(1000)
+        assert closed.wait(LONG)
+
+
+@BOTH
+def test_a_client_that_takes_nothing_is_cut(threads: int) -> None:
+    closed = threading.Event()
+
+    class Endless:
+        def __iter__(self) -> Iterator[bytes]:
+            while True:
+                yield b"x" * 100_000
+
+        def close(self) -> None:
+            closed.set()
+
+    def application(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        start("200 OK", [])
+        return Endless()
+
+    with Site(application, threads=threads, write_timeout=0.05) as site, site.connect(4096) as client:
+        client.sendall(request())
+        assert closed.wait(LONG)
+
+
+def test_an_answer_that_cannot_be_completed_is_not_made_to_look_complete() -> None:
+    def application(environ: dict[str, Any], start: Start) -> Iterator[bytes]:
+        start("200 OK", [])
+        yield b"abc"
+        raise RuntimeError("later")
+
+    with Site(application) as site:
+        assert site.ask(request()).endswith(b"3\r\nabc\r\n")
+
+
+def test_slow_requests_are_cut_with_408_and_delay_nobody() -> None:
+    with Site(echo, read_timeout=0.2) as site:
+        slow = [site.connect() for _ in range(20)]
+        for number, client in enumerate(slow):
+            client.sendall(
+                b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab"[: 20 if number % 2 else None]
+            )
+        started = time.monotonic()
+        assert site.ask(request("/a")).endswith(b"GET /a ")
+        assert time.monotonic() - started < 0.2
+        for client in slow:
+            assert read_all(client).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+            client.close()
+
+
+def test_a_head_has_one_deadline_however_it_trickles() -> None:
+    with Site(echo, read_timeout=0.2) as site, site.connect() as client:
+        client.settimeout(0.01)
+        sent = 0
+        answer = b""
+        while not answer and sent < 1000:
+            client.send(b"GET / HTTP/1.1\r\nX: "[sent : sent + 1] or b"x")
+            sent += 1
+            try:
+                answer = client.recv(1000)
+            except TimeoutError:
+                continue
+        assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_connection_on_which_nothing_comes_is_closed_without_a_word() -> None:
+    with Site(echo, read_timeout=0.05) as site, site.connect() as client:
+        assert read_all(client) == b""
+
+
+@BOTH
+def test_a_kept_connection_is_closed_after_its_time(threads: int) -> None:
+    with Site(echo, keepalive_timeout=0.05, threads=threads) as site, site.connect() as client:
+        client.sendall(request("/a"))
+        assert read_all(client).endswith(b"GET /a ")
+
+
+def test_an_idle_loop_does_not_turn() -> None:
+    with Site(echo) as site:
+        clients = [site.connect() for _ in range(5)]
+        for client in clients:
+            client.sendall(request("/a"))
+            read_answer(client)
+        turns = site.row.turns
+        assert not site.orders.has_left_queue.wait(0.3)
+        assert site.row.turns - turns <= 1  # the last answer was read before its turn had ended
+        for client in clients:
+            client.close()
+
+
+@BOTH
+def test_a_client_that_resets_harms_nobody(threads: int) -> None:
+    with Site(echo, threads=threads) as site:
+        for data in [b"", b"GET", request("/a"), request("/a", "Content-Length: 5") + b"a"]:
+            client = site.connect()
+            client.sendall(data)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+        assert site.ask(request("/b")).endswith(b"GET /b ")
+
+
+@BOTH
+def test_the_scoreboard_shows_what_is_done(threads: int) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def application(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        inside.set()
+        assert go_on.wait(LONG)
+        start("200 OK", [])
+        return [b""]
+
+    with (
+        Site(application, threads=threads, request_timeout=20, stall_timeout=7) as site,
+        site.connect() as client,
+    ):
+        client.sendall(request("/a?b", method="POST"))
+        assert inside.wait(LONG)
+        snapshot = site.snapshot()
+        (current,) = snapshot.current
+        assert (current.what, snapshot.connections, snapshot.requests) == ("POST /a", 1, 0)
+        assert current.deadline - current.since == pytest.approx(20)
+        assert snapshot.deadline == 0  # the loop's own clock stands still while it is the application's turn
+        go_on.set()
+        read_answer(client)
+        client.close()
+        site.orders.drain()
+        site.thread.join(LONG)
+        assert (site.snapshot().requests, site.snapshot().current) == (1, ())
+
+
+@BOTH
+def test_a_master_that_does_not_look_is_woken(threads: int) -> None:
+    with Site(echo, threads=threads) as site, site.connect() as client:
+        client.sendall(request("/a"))
+        read_answer(client)
+        assert site.orders.woken_master == 0
+        site.board.watch(False)
+        client.sendall(request("/b"))
+        read_answer(client)
+        assert site.orders.woken_master > 0
+
+
+def test_without_clocks_nobody_is_woken() -> None:
+    with Site(echo, stall_timeout=0, request_timeout=0) as site:
+        site.board.watch(False)
+        site.ask(request("/b"))
+        assert site.orders.woken_master == 0
+
+
+@BOTH
+def test_sys_exit_is_a_500_and_the_end_of_the_worker(threads: int) -> None:
+    def application(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        raise SystemExit(7)
+
+    with Site(application, threads=threads) as site:
+        assert site.ask(request()).startswith(b"HTTP/1.1 500 ")
+        site.thread.join(LONG)
+        assert site.orders.exit_code == 7
+
+
+def test_clients_of_a_unix_socket_are_served(tmp_path: Path) -> None:
+    def application(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        start("200 OK", [])
+        return [repr([environ[key] for key in ("REMOTE_ADDR", "SERVER_NAME", "SERVER_PORT")]).encode()]
+
+    with Site(application, unix=str(tmp_path / "s")) as site:
+        assert site.ask(request()).endswith(b"['', 'localhost', '80']")
+
+
+def test_addresses_are_those_of_the_connection() -> None:
+    def application(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        start("200 OK", [])
+        keys = ("REMOTE_ADDR", "REMOTE_PORT", "SERVER_NAME", "SERVER_PORT")
+        return [" ".join(environ[key] for key in keys).encode()]
+
+    with Site(application) as site, site.connect() as client:
+        client.sendall(request())
+        expected = f"127.0.0.1 {client.getsockname()[1]} 127.0.0.1 {site.address[1]}"
+        assert read_answer(client)[1] == expected.encode()
+
+
+def test_beyond_the_limit_connections_wait_in_the_queue() -> None:
+    with Site(echo, max_connections=2) as site:
+        first, second, third = site.connect(), site.connect(), site.connect()
+        for client in (first, second):
+            client.sendall(request("/a"))
+            read_answer(client)
+        third.sendall(request("/c"))
+        third.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            third.recv(1)
+        third.settimeout(LONG)
+        first.close()
+        assert read_answer(third)[1] == b"GET /c "
+        second.close()
+        third.close()
+
+
+@BOTH
+def test_more_requests_than_threads_wait_for_their_turn(threads: int) -> None:
+    with Site(echo, threads=threads) as site:
+        clients = [site.connect() for _ in range(30)]
+        for number, client in enumerate(clients):
+            client.sendall(request(f"/{number}"))
+        for number, client in enumerate(clients):
+            assert read_answer(client)[1] == b"GET /%d " % number
+            client.close()
+
+
+class Gate:
+    """An application that answers ``/slow`` once it may."""
+
+    def __init__(self) -> None:
+        self.inside = threading.Event()
+        self.go_on = threading.Event()
+
+    def __call__(self, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/slow":
+            self.inside.set()
+            assert self.go_on.wait(LONG)
+        start("200 OK", [])
+        return [b"done"]
+
+
+@BOTH
+def test_a_drain_finishes_what_is_in_flight_and_says_that_it_is_the_last(threads: int) -> None:
+    gate = Gate()
+    with Site(gate, threads=threads) as site, site.connect() as client:
+        client.sendall(request("/slow"))
+        assert gate.inside.wait(LONG)
+        site.orders.drain()
+        if threads > 1:
+            assert site.orders.has_left_queue.wait(LONG)
+        gate.go_on.set()
+        head, body = read_answer(client)
+        assert body == b"done"
+        assert client.recv(1) == b"" or threads == 1
+        client.close()
+        site.thread.join(LONG)
+        assert (b"Connection: close" in head) is (threads > 1)  # inline, the order is heard after the answer
+
+
+@BOTH
+def test_a_drain_answers_what_still_comes_on_kept_connections_then_closes_the_silent_ones(
+    threads: int,
+) -> None:
+    with Site(echo, threads=threads) as site:
+        talking, silent, fresh, partial = (site.connect() for _ in range(4))
+        for client in (talking, silent):
+            client.sendall(request("/a"))
+            read_answer(client)
+        partial.sendall(request("/p")[:-1])
+        fresh.sendall(b"\r\n")  # so that it is known to have been accepted: see below
+        wait_until_held(site, 4)
+        site.orders.drain()
+        assert site.orders.has_left_queue.wait(LONG)
+        talking.sendall(request("/b"))
+        head, body = read_answer(talking)
+        assert (body, b"Connection: close" in head) == (b"GET /b ", True)
+        assert talking.recv(1) == b""
+        talking.close()
+        started = time.monotonic()
+        assert silent.recv(1) == b""
+        assert time.monotonic() - started < LONG / 2
+        silent.close()
+        partial.sendall(b"\n")
+        assert read_answer(partial)[1] == b"GET /p "
+        partial.close()
+        fresh.sendall(request("/f"))
+        assert read_answer(fresh)[1] == b"GET /f "
+        fresh.close()
+        site.thread.join(LONG)
+        assert not site.thread.is_alive()
+
+
+def wait_until_held(site: Site, count: int) -> None:
+    """Wait until the worker holds so many connections, as the scoreboard shows."""
+    until = time.monotonic() + LONG
+    while site.snapshot().connections != count:
+        assert time.monotonic() < until
+        threading.Event().wait(0.001)
+
+
+def test_a_drain_may_have_to_empty_the_queue_first() -> None:
+    gate = Gate()
+    with Site(gate) as site, site.connect() as busy:
+        busy.sendall(request("/slow"))
+        assert gate.inside.wait(LONG)
+        queued = [site.connect() for _ in range(10)]
+        for client in queued:
+            client.sendall(request("/q"))
+        site.orders.drain(empty_queue=True)
+        gate.go_on.set()
+        read_answer(busy)
+        busy.close()
+        for client in queued:
+            assert read_answer(client)[1] == b"done"
+            client.close()
+        with pytest.raises(ConnectionRefusedError):
+            site.connect()
+
+
+def test_a_drain_waits_for_no_request_that_is_past_its_own_deadline() -> None:
+    gate = Gate()
+    with Site(gate, threads=2, request_timeout=0.1) as site, site.connect() as client:
+        client.sendall(request("/slow"))
+        assert gate.inside.wait(LONG)
+        site.orders.drain(grace=60)
+        site.thread.join(LONG)
+        assert not site.thread.is_alive()
+        gate.go_on.set()
+
+
+def test_a_drain_ends_when_its_time_is_over_and_a_second_order_shortens_it() -> None:
+    with Site(echo, read_timeout=60) as site, site.connect() as client:
+        client.sendall(b"GET / HTTP")
+        wait_until_held(site, 1)
+        site.orders.drain(grace=60)
+        assert site.orders.has_left_queue.wait(LONG)
+        site.orders.drain(grace=0.05)
+        site.thread.join(LONG)
+        assert not site.thread.is_alive()
+
+
+def test_an_interrupted_worker_has_given_everything_back() -> None:
+    descriptors = Path("/proc/self/fd")
+    gc.collect()  # other tests' sockets
+    before = len(list(descriptors.iterdir()))
+    for threads in (1, 2):
+        with Site(echo, threads=threads) as site, site.connect() as client:
+            client.sendall(request("/a") + b"GET")
+            read_answer(client)
+        site.listener.close()
+    assert len(list(descriptors.iterdir())) == before
+
+
+def test_row_is_ready_only_by_its_orders() -> None:
+    """The loop says nothing of its state itself: that is what its orders are for."""
+    with Site(echo) as site:
+        assert site.snapshot().state is State.STARTING
