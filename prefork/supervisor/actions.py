@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prefork.config.listeners import Key
 from prefork.config.schema import Config, Pool
 from prefork.supervisor.events import Clock, Exit
-from prefork.units import Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +93,14 @@ class Watch:
 class ShutDoors:
     """Let no new client into the queues of these listeners; who waits there already is still served."""
 
-    addresses: frozenset[Address]
+    addresses: frozenset[Key]
 
 
 @dataclass(frozen=True, slots=True)
 class KeepListeners:
     """Close all listeners but these."""
 
-    addresses: frozenset[Address]
+    addresses: frozenset[Key]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from prefork.config.listeners import Key, keyed
 from prefork.config.schema import Pool
 from prefork.supervisor.actions import Action, ShutDoors, Spawn, Tell
 from prefork.supervisor.worker import Input, Life, Retirement, State
-from prefork.units import Address
 
 BACKOFF = 0.5
 BACKOFF_FACTOR = 1.5
@@ -52,7 +52,7 @@ class Closing:
     """The end of a pool: its doors are shut at one time, its workers drain at a later one, then nobody queues."""
 
     why: str
-    kept: frozenset[Address]
+    kept: frozenset[Key]
     doors_at: float
     drain_at: float | None = None
     drained: bool = False
@@ -88,7 +88,7 @@ class Keeper:
         self._not_before = 0.0
         self._spawn_at: float | None = None
         self._retire_from: float | None = None
-        self._leaving: frozenset[Address] = frozenset()
+        self._leaving: frozenset[Key] = frozenset()
 
     # What the server decides.
 
@@ -106,7 +106,7 @@ class Keeper:
             return Verdict.PASSED
         return Verdict.PENDING if workers or not self.trial.begun else Verdict.FAILED
 
-    def commit(self, kept: frozenset[Address], now: float) -> list[Action]:
+    def commit(self, kept: frozenset[Key], now: float) -> list[Action]:
         """Let the generation on trial count. ``kept`` are the addresses that the new configuration has."""
         assert self.trial is not None
         old, new = self.settings, self.trial.settings
@@ -124,7 +124,7 @@ class Keeper:
         workers, self.trial = self._of(self.trial.generation), None
         return [action for life in workers for action in self._retire(life, why, now)]
 
-    def close(self, why: str, now: float, delay: float = 0.0, kept: frozenset[Address] = frozenset()) -> None:
+    def close(self, why: str, now: float, delay: float = 0.0, kept: frozenset[Key] = frozenset()) -> None:
         """End the pool: go on for ``delay`` seconds, then shut its doors, empty its queue and drain.
 
         ``kept`` are addresses that stay open, because another pool listens there.
@@ -159,7 +159,7 @@ class Keeper:
         """How many workers serve."""
         return sum(life.state is State.READY for life in self.lives.values())
 
-    def addresses(self) -> frozenset[Address]:
+    def addresses(self) -> frozenset[Key]:
         """Return the addresses that have to stay open for this pool."""
         trial = addresses_of(self.trial.settings if self.trial else None)
         if self.closing and self.closing.queue_left:
@@ -299,7 +299,7 @@ class Keeper:
         self._not_before = now + delay
         return [Tell("error", f"{self.name}: {reason}; the next try is in {delay:.1f} s")]
 
-    def _leave_addresses(self, old: frozenset[Address], kept: frozenset[Address], now: float) -> list[Action]:
+    def _leave_addresses(self, old: frozenset[Key], kept: frozenset[Key], now: float) -> list[Action]:
         lost = old - kept
         self._leaving = (self._leaving | lost) - kept
         if not lost:
@@ -334,6 +334,6 @@ class Keeper:
             self._leaving = frozenset()
 
 
-def addresses_of(settings: Pool | None) -> frozenset[Address]:
+def addresses_of(settings: Pool | None) -> frozenset[Key]:
     """Return where a pool listens."""
-    return frozenset(listen.address for listen in settings.listen) if settings else frozenset()
+    return frozenset(keyed(settings)) if settings else frozenset()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from enum import Enum
 from itertools import count
 
+from prefork.config.listeners import Key
 from prefork.config.schema import MAX_WORKERS, Config
 from prefork.supervisor import events
 from prefork.supervisor.actions import (
@@ -24,7 +25,6 @@ from prefork.supervisor.actions import (
 from prefork.supervisor.events import Event, Pulse, WorkerEvent
 from prefork.supervisor.pool import Keeper, Verdict, addresses_of
 from prefork.supervisor.worker import Input, Life, State
-from prefork.units import Address
 
 # While any deadline is armed nobody sleeps longer than this, so that a machine that stands still is noticed.
 LONGEST_SLEEP = 1.0
@@ -57,7 +57,7 @@ class Supervisor:
         self._candidate: Config | None = None
         self._pending: Config | None = None
         self._rolling = False
-        self._kept: frozenset[Address] | None = None
+        self._kept: frozenset[Key] | None = None
         self._end: End | None = None
         self._ended = False
         self._look_at: float | None = None
