@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from prefork.config.schema import Pool
 from prefork.log import Identity
+from prefork.master.stacks import readable
 from prefork.scoreboard import Board, Snapshot
 from prefork.system.process import Child
 
@@ -67,12 +68,12 @@ class Charge:
         return bool(data)
 
     def stacks_text(self) -> str:
-        """Return its stacks, all that has arrived."""
+        """Return its stacks, all that has arrived, for people."""
         size = -1
         while size < len(self.stacks) < MAX_STACKS:
             size = len(self.stacks)
             self.read_stacks()
-        return self.stacks.decode("utf-8", "replace").strip()
+        return readable(self.stacks.decode("utf-8", "replace"))
 
     def close(self) -> None:
         """Give back what the master held of it."""
