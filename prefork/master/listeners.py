@@ -94,12 +94,13 @@ class Listeners:
                 else:
                     _unlink_own(listener)
 
-    def keep(self, keys: Collection[Key]) -> list[Listener]:
-        """Close all listeners but these, and return them."""
-        closed = [self._open.pop(key) for key in list(self._open) if key not in keys]
-        for listener in closed:
+    def keep(self, keys: Collection[Key]) -> list[Address]:
+        """Close all listeners but these, and return where they listened."""
+        unwanted = [self._open.pop(key) for key in list(self._open) if key not in keys]
+        addresses = [listener.address for listener in unwanted]  # a closed socket does not know it any more
+        for listener in unwanted:
             _close(listener)
-        return closed
+        return addresses
 
 
 def bind(listen: Listen) -> Listener:

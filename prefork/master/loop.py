@@ -24,7 +24,7 @@ from prefork.master.server import Server
 from prefork.supervisor import actions, events
 from prefork.supervisor.actions import Action, End
 from prefork.supervisor.events import Event
-from prefork.supervisor.server import Supervisor
+from prefork.supervisor.server import Phase, Supervisor
 from prefork.system import process
 from prefork.system.process import Ended
 from prefork.system.signals import SignalQueue
@@ -83,7 +83,6 @@ class Loop:
     def run(self, config: Config) -> End:
         """Serve until the end and return how it came."""
         self._selector.register(self._signals, selectors.EVENT_READ, self._take_signals)
-        self._server.show("starting")
         self._feed(events.Boot(config))
         while self._end is None:
             self._turn()
@@ -144,6 +143,7 @@ class Loop:
             answer = self._perform(pending.popleft())
             if answer is not None:
                 pending.extendleft(reversed(self._supervisor.handle(answer, self._clock.now())))
+        self._server.show(self._supervisor.state)
 
     def _perform(self, action: Action) -> Event | None:
         match action:
@@ -165,13 +165,17 @@ class Loop:
             logger.info("generation %s serves", action.generation)
         else:
             self._server.withdraw()
-            logger.error(
-                "%s; the server goes on as before%s",
-                action.reason,
-                action.traceback and f"\n{action.traceback}",
-            )
-        self._server.show(self._supervisor.phase.value)
+            self._log_failure(action.generation, action.reason, action.traceback)
         self._requests.end_rollout(action)
+
+    def _log_failure(self, generation: int, reason: str, traceback: str) -> None:
+        if self._supervisor.phase is Phase.RUNNING:
+            logger.error("%s; the server goes on as before%s", reason, traceback and f"\n{traceback}")
+        else:
+            # A first start that fails ends with its traceback on stderr; there the log must not say it as well.
+            said_later = self._server.config.log.file == "-"
+            shown = "" if said_later or not traceback else f"\n{traceback}"
+            logger.warning("generation %s does not serve: %s%s", generation, reason, shown)
 
     # What people want.
 
@@ -184,7 +188,6 @@ class Loop:
                 "%s has changed: that takes a new start, the running server keeps the old one", key
             )
         self._server.prepare(config)
-        self._server.show("reloading")
         self._feed(events.Reload(config))
 
     def _reload_by_signal(self) -> None:

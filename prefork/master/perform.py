@@ -206,8 +206,8 @@ def shut_doors(server: Server, action: actions.ShutDoors) -> None:
 def keep_listeners(server: Server, action: actions.KeepListeners) -> None:
     """Close all listeners but these; the guard has to let go of them too."""
     closed = server.listeners.keep(action.addresses)
-    for listener in closed:
-        logger.info("listening on %s no more", listener.listen.address)
+    for address in closed:
+        logger.info("listening on %s no more", address)
     if closed or server.guard.pid is None:
         server.post_guard()
 

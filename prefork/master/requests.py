@@ -105,7 +105,9 @@ class Requests:
             if action.reason is None:
                 reply.result({"generation": action.generation, "seconds": round(time.monotonic() - began, 3)})
             else:
-                reply.error(action.reason, "the server goes on as before", action.traceback)
+                goes_on = self._supervisor.phase is Phase.RUNNING
+                hint = "the server goes on as before" if goes_on else None
+                reply.error(action.reason, hint, action.traceback)
 
     def _reload(self, _arguments: dict[str, Any], reply: Reply) -> None:
         waiter = (reply, time.monotonic())
@@ -169,7 +171,7 @@ class Requests:
             name=server.config.master.name,
             pid=process.own_pid(),
             version=__version__,
-            state="reloading" if supervisor.is_reloading else supervisor.phase.value,
+            state=supervisor.state,
             generation=server.generation,
             uptime=round(time.monotonic() - server.began, 3),
             pools=[self._pool(keeper) for keeper in [*supervisor.keepers.values(), *supervisor.departing]],

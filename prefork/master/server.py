@@ -72,6 +72,7 @@ class Server:
         name = plan.config.master.name
         self.guard = Guard(f"prefork: guard {name}", setproctitle)
         self.log = self._start_log()
+        self._title = ""
         self._boards: dict[tuple[str, int], Board] = {}
         self._oom_kills = process.oom_kills()
 
@@ -112,7 +113,6 @@ class Server:
         except ListenError as error:
             logger.error("%s; it keeps the options that it had", error.message)
         self.forget_boards()
-        self.show("running")
 
     def reopen_log(self) -> None:
         """Write to the file that now has the log's name, and have all workers do so. Raises ListenError."""
@@ -180,7 +180,10 @@ class Server:
 
     def show(self, state: str) -> None:
         """Show what the master is doing in the process list."""
-        setproctitle(f"prefork: master {self.config.master.name} gen={self.generation} [{state}]")
+        title = f"prefork: master {self.config.master.name} gen={self.generation} [{state}]"
+        if title != self._title:
+            setproctitle(title)
+            self._title = title
 
     def _start_log(self) -> Destination:
         settings = self.config.log

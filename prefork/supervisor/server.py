@@ -78,9 +78,10 @@ class Supervisor:
         return min([*lives, *pools, *looks], default=None)
 
     @property
-    def is_reloading(self) -> bool:
-        """Whether a rollout is under way."""
-        return self._rolling and self.phase is Phase.RUNNING
+    def state(self) -> str:
+        """What the server is doing, in a word for people."""
+        reloading = self._rolling and self.phase is Phase.RUNNING
+        return "reloading" if reloading else self.phase.value
 
     def life(self, birth: int) -> Life | None:
         """Return what is known of a worker, if it is still alive."""

@@ -310,7 +310,7 @@ class FakeSystem:
         assert supervisor.phase is Phase.RUNNING
         assert self.adopted is not None
         assert not supervisor.departing
-        assert not supervisor.is_reloading
+        assert supervisor.state != "reloading"
         assert list(supervisor.keepers) == list(self.adopted.pools)
         assert max(self.rollouts) == supervisor.generation, "somebody waits for the end of a rollout"
         for keeper in supervisor.keepers.values():
