@@ -39,7 +39,12 @@ class Server:
         self.process = subprocess.Popen(
             [*PREFORK, "run", "server.toml", *options],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": f"{APPS}{os.pathsep}{folder}", "PYTHONUNBUFFERED": "1", **(env or {})},
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{APPS}{os.pathsep}{folder}",
+                "PYTHONUNBUFFERED": "1",
+                **(env or {}),
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -64,7 +69,9 @@ class Server:
         with Client(str(self.control), PATIENCE) as client:
             return client.call(command, arguments, lambda _text: None)
 
-    def run(self, command: str, *arguments: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, command: str, *arguments: str, timeout: float = PATIENCE
+    ) -> subprocess.CompletedProcess[str]:
         """Run ``prefork COMMAND server.toml …`` as a person would."""
         return subprocess.run(
             [*PREFORK, command, str(self.file), *arguments],
@@ -91,6 +98,11 @@ class Server:
             found = self._matching(wanted, since)
         assert len(found) >= count, f"expected {count} x {pattern!r}, found {len(found)} in:\n{self.log}"
         return found
+
+    def everything(self) -> list[str]:
+        """Return all lines, once nobody is left who could write one."""
+        self._reader.join(PATIENCE)
+        return self.lines
 
     def mark(self) -> int:
         """Return the number of lines so far, for ``wait_for``'s ``since``."""
@@ -154,7 +166,9 @@ class Server:
             ended.set()
 
         threading.Thread(target=read_to_end, daemon=True).start()
-        assert ended.wait(timeout), f"somebody is left after {timeout} s:\n{processes_of(self.process.pid)}\n{self.log}"
+        assert ended.wait(timeout), (
+            f"somebody is left after {timeout} s:\n{processes_of(self.process.pid)}\n{self.log}"
+        )
 
     def stop(self) -> int:
         """Stop gracefully and return the exit code, once everybody is gone."""
@@ -190,7 +204,13 @@ class Server:
 
 def fetch(address: tuple[str, int] | str, path: str = "/", timeout: float = PATIENCE) -> bytes:
     """Return the whole answer to a GET with ``Connection: close``."""
-    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    family = (
+        socket.AF_UNIX
+        if isinstance(address, str)
+        else socket.AF_INET6
+        if ":" in address[0]
+        else socket.AF_INET
+    )
     with socket.socket(family, socket.SOCK_STREAM) as client:
         client.settimeout(timeout)
         client.connect(address)
