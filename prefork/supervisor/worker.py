@@ -350,7 +350,7 @@ def cause(life: Life, how: Exit) -> str:
 
 def _own_reason(life: Life) -> str:
     if life.strike is not None:
-        return f"{life.strike.clock.value} of {life.strike.limit:g} s"
+        return f"{life.strike.clock.value} of {round(life.strike.limit, 3):g} s"
     if life.lost:
         return "it closed its channel to the master"
     return life.why or "it did not exit after its boot had failed"
