@@ -71,7 +71,7 @@ def test_a_first_boot_that_exits_or_hangs_is_told_by_its_cause(start, tmp_path):
     hung = start(WEB + "boot_timeout = 1\n", env={"BOOT": "hang"}, folder=tmp_path / "hung")
     assert "SystemExit: 7" in "\n".join(refused(left, 4))
     assert any("not ready after 1 s" in line for line in refused(hung, 4))
-    assert 'boots.py", line 16 in <module>' in hung.log
+    assert 'boots.py", line 17 in <module>' in hung.log
 
 
 def test_a_server_serves_when_only_some_workers_boot_and_says_that_it_is_degraded(start):
