@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from tests.harness import PATIENCE, Server, read_to_end
+from tests.harness import PATIENCE, Server, read_to_end, wait_until
 
 
 def pool(handler: str = "faults:act", name: str = "work", kind: str = "handler", **options: object) -> str:
@@ -48,3 +48,15 @@ def expect(client: socket.socket) -> None:
         data = client.recv(1)
         assert data, f"expected a word, found the end after {word!r}"
         word += data
+
+
+def wait_replaced(server: Server, before: set[int], name: str | None = None) -> None:
+    """Wait until none of these workers is left, and all that are wanted are ready."""
+
+    def are_replaced() -> bool:
+        pool = server.pool(name)
+        return pool["ready"] == pool["wanted"] and before.isdisjoint(
+            worker["pid"] for worker in pool["workers"]
+        )
+
+    wait_until(are_replaced, f"the workers {before} are replaced")

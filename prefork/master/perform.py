@@ -58,6 +58,7 @@ def _fork(server: Server, action: actions.Spawn) -> Charge:
         generation=action.generation,
         master=plan.config.master,
         log=plan.config.log,
+        parent=process.own_pid(),
         account=plan.account,
         board=board,
         row=row,

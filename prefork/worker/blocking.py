@@ -25,6 +25,7 @@ from prefork.log import logger
 from prefork.scoreboard import Lane, Row
 from prefork.worker.acceptor import Accepted, Acceptor
 from prefork.worker.orders import Orders
+from prefork.worker.threads import start_vital
 
 # How long, and how much of, a client's unread data is awaited and thrown away before a connection is closed.
 LINGER = 1.0
@@ -43,7 +44,7 @@ def serve(
         hands[0].run()
         return
     for hand in hands:
-        threading.Thread(target=hand.run, name=f"prefork-{hand.number}", daemon=True).start()
+        start_vital(hand.run, f"prefork-{hand.number}")
     crew.wait_until_done(hands)
 
 

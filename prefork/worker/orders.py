@@ -17,6 +17,7 @@ from prefork.scoreboard import Row, State
 from prefork.worker import channel
 from prefork.worker.channel import Busy, Drain, Draining, Leave, Message, Ready
 from prefork.worker.post import Post
+from prefork.worker.threads import start_vital
 
 # After the master's death a worker whose handler is stuck has this long to empty the queue before it is shut.
 ORPHANS_QUEUE = 0.5
@@ -55,7 +56,7 @@ class Orders:
 
     def listen(self) -> None:
         """Begin to hear the master and this process's signals."""
-        threading.Thread(target=self._hear, name="prefork-orders", daemon=True).start()
+        start_vital(self._hear, "prefork-orders")
 
     def say(self, message: Message) -> None:
         """Tell the master something; it may be gone, which this end hears of by itself."""
@@ -125,7 +126,9 @@ class Orders:
     def _survive_master(self) -> None:
         """Finish what is in flight, on time, without anybody who would enforce it."""
         self.drain(empty_queue=True)
-        if not self._left_queue.wait(ORPHANS_QUEUE):
+        # The end of file may as well mean that the handler has closed descriptors that are not its own: then the
+        # listeners are its siblings' and stay open. The parent changes a moment after the end of file, not before.
+        if not self._left_queue.wait(ORPHANS_QUEUE) and os.getppid() != self._post.parent:
             for listener in self._post.listeners:
                 _shut(listener)
         assert self.drain_by is not None

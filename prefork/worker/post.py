@@ -17,6 +17,7 @@ class Post:
     Attributes:
         pool, slot, generation: its place.
         master, log: the configuration of the whole server.
+        parent: the master's pid.
         account: whom to run as, or None for whom the master runs as.
         board, row: its row of the scoreboard.
         listeners: the pool's listening sockets.
@@ -31,6 +32,7 @@ class Post:
     generation: int
     master: Master
     log: Log
+    parent: int
     account: Account | None
     board: Board
     row: int

@@ -12,9 +12,24 @@ from typing import Generic, TypeVar
 from prefork.handlers.context import Worker
 from prefork.log import logger
 from prefork.scoreboard import Lane
+from prefork.system.process import BROKEN
 
 T = TypeVar("T")
 Job = Callable[[Lane], None]
+
+
+def start_vital(run: Callable[[], None], name: str) -> None:
+    """Start a thread that the worker cannot be without: should it fail, the worker ends, to be replaced."""
+    # A thread that is stuck must not keep the process from leaving.
+    threading.Thread(target=_run_vital, args=(run,), name=name, daemon=True).start()
+
+
+def _run_vital(run: Callable[[], None]) -> None:
+    try:
+        run()
+    except BaseException:  # noqa: BLE001 - mostly a handler that has closed descriptors that are not its own
+        logger.exception("a thread of prefork's own failed; the worker ends")
+        os._exit(BROKEN)
 
 
 class Mailbox(Generic[T]):

@@ -101,6 +101,12 @@ def close_all(sock):
     os.closerange(3, 4096)
 
 
+def close_channel(sock, seconds):
+    """Close the channel to the master, and stay busy."""
+    os.close(find_channel(sock))
+    sleep(sock, seconds)
+
+
 def write_rubbish(sock):
     os.write(find_channel(sock), b"rubbish")
     sock.sendall(b"written")
@@ -172,6 +178,7 @@ MET = threading.Condition()
 VERBS = {
     "allocate": allocate,
     "close_all": close_all,
+    "close_channel": close_channel,
     "crash": crash,
     "eat": eat,
     "exit": exit_from_python,
