@@ -1,22 +1,25 @@
 """HTTP/1.1 requests out of bytes (RFC 9110, RFC 9112): heads, the framing of bodies, and reasons to refuse.
 
-Real clients repeat nearly all of their lines, and what a line means depends on its bytes alone. So a line is
-judged once, by llhttp and by what llhttp leaves to its user, and afterwards found again in a bounded table under
-its bytes. What depends on several lines at once (framing, Host, repetition) is judged for every request.
+Real clients repeat nearly all of their lines, often all fields of a head together, and what these mean depends on
+their bytes alone. So a line is judged once, by llhttp and by what llhttp leaves to its user, and afterwards found
+again in a bounded table under its bytes; and so is a block, which is all fields of a head. What depends on the
+request line and the block together (Host, framing, persistence) is judged for every request.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import httptools
 
-# Lines kept in a table, and the longest kept: 8 MiB at most. A full table starts again from nothing, which costs
-# less than keeping count of what was used last.
-TABLE_LINES: Final = 8192
+# How many lines and blocks are kept, and the largest: some 8 MiB at most. A full table starts again from nothing,
+# which costs less than keeping count of what was used last.
+TABLE_LINES: Final = 4096
 TABLE_LINE_SIZE: Final = 512
+TABLE_BLOCKS: Final = 512
+TABLE_BLOCK_SIZE: Final = 4096
 # A head may take as much as this many fields of the largest size; nginx has large_client_header_buffers 4.
 LARGE_FIELDS: Final = 8
 # Chunk extensions mean nothing to anybody; Go's net/http bounds them in all at 16 KiB too (CVE-2023-39326).
@@ -37,9 +40,13 @@ LENGTH: Final = re.compile(r"[0-9]{1,19}")
 MAX_LENGTH: Final = 2**63 - 1
 CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 
+# Fields that a server has to act upon, beside Host and Connection.
+MEANINGFUL: Final = frozenset({"CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING", "HTTP_EXPECT"})
 UNREPEATABLE: Final = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE"})
 # A field whose CGI name is that of the variable naming an outgoing proxy (httpoxy, CVE-2016-5385).
 POISON: Final = b"proxy"
+
+T = TypeVar("T")
 
 
 class Refusal(Exception):  # noqa: N818 (it is an answer to be sent, not a fault of ours)
@@ -68,10 +75,11 @@ class RequestLine:
         protocol: ``HTTP/1.1`` or ``HTTP/1.0``.
         authority: host and port of a target in absolute form (RFC 9112 3.2.2), which overrule the Host field.
         what: method and path, for people to read.
+        is_plain: whether there is nothing else to it: HTTP/1.1 without an authority.
 
     """
 
-    __slots__ = ("authority", "is_1_1", "method", "path", "protocol", "query", "target", "what")
+    __slots__ = ("authority", "is_1_1", "is_plain", "method", "path", "protocol", "query", "target", "what")
 
     def __init__(self, method: str, target: str, protocol: str) -> None:
         self.method = method
@@ -82,6 +90,27 @@ class RequestLine:
         path, _, self.query = local.partition("?")
         self.path = unquote_to_bytes(path).decode("latin-1")
         self.what = f"{method} {path or target}".encode("latin-1")
+        self.is_plain = self.is_1_1 and self.authority is None
+
+
+class Block:
+    """What all fields of a head say together.
+
+    Attributes:
+        fields: values by CGI name (RFC 3875 4.1.18: ``HTTP_ACCEPT``, ``CONTENT_TYPE``), repeated ones joined.
+        is_plain: whether there is nothing in it for the server: a Host, no body, nothing expected, no close.
+
+    """
+
+    __slots__ = ("fields", "is_plain")
+
+    def __init__(self, fields: dict[str, str]) -> None:
+        self.fields = fields
+        self.is_plain = (
+            "HTTP_HOST" in fields
+            and fields.get("HTTP_CONNECTION", "keep-alive") == "keep-alive"
+            and MEANINGFUL.isdisjoint(fields)
+        )
 
 
 class Head:
@@ -89,7 +118,7 @@ class Head:
 
     Attributes:
         line: the request line.
-        fields: values by CGI name (RFC 3875 4.1.18: ``HTTP_ACCEPT``, ``CONTENT_TYPE``), repeated ones joined.
+        fields: as in its block, which it shares with others: not to be changed.
         body: how the body is framed; None without one.
         keep_alive: whether the client wants to go on using the connection.
         expects: whether the client waits for 100 Continue before it sends the body (RFC 9110 10.1.1).
@@ -105,7 +134,7 @@ class Head:
         self.size = size
         self.body: Framing | None = None
         self.expects = False
-        self.keep_alive = line.is_1_1
+        self.keep_alive = True
 
 
 class Grammar:
@@ -127,6 +156,7 @@ class Grammar:
         self._max_head = max_request_line + LARGE_FIELDS * max_header_size
         self._lines: dict[bytes, RequestLine] = {}
         self._fields: dict[bytes, tuple[str, str]] = {}
+        self._blocks: dict[bytes, Block] = {}
 
     def read_head(self, data: bytes) -> Head | None:
         """Return the head that ``data`` begins with, or None if its end has not come yet.
@@ -137,21 +167,20 @@ class Grammar:
         if end < 0:
             self._check_beginning(data)
             return None
-        first, *rest = data[:end].split(b"\r\n")
-        if not first:
+        first_end = data.find(b"\r\n")
+        if not first_end:
             return self._skip_blank_lines(data)
-        try:
-            line = self._lines[first]
-            fields = dict(map(self._fields.__getitem__, rest))
-        except KeyError:
-            line, fields = self._learn(first, rest)
-        else:
-            if len(fields) != len(rest):
-                fields = _merge([self._fields[field] for field in rest])
-        if end > self._max_head or len(rest) > self._max_headers:
-            raise self._too_large(len(rest))
-        head = Head(line, fields, end + 4)
-        self._judge_together(head)
+        first = data[:first_end]
+        rest = data[first_end + 2 : end]
+        line = self._lines.get(first)
+        block = self._blocks.get(rest)
+        if line is None or block is None:
+            line, block = self._learn(first, rest)
+        if end > self._max_head:
+            raise self._too_large(0)
+        head = Head(line, block.fields, end + 4)
+        if not (line.is_plain and block.is_plain):
+            self._judge_together(head)
         return head
 
     def _skip_blank_lines(self, data: bytes) -> Head | None:
@@ -182,21 +211,23 @@ class Grammar:
             return Refusal(431, f"{count} fields, at most {self._max_headers} are accepted")
         return Refusal(431, f"the head is larger than {self._max_head} bytes")
 
-    def _learn(self, first: bytes, rest: list[bytes]) -> tuple[RequestLine, dict[str, str]]:
-        """Judge those lines of a head that are not known yet, and keep them."""
-        if len(rest) > self._max_headers:
-            raise self._too_large(len(rest))
+    def _learn(self, first: bytes, rest: bytes) -> tuple[RequestLine, Block]:
+        """Judge what is not known yet of a request line and a block, and keep it."""
+        fields = rest.split(b"\r\n") if rest else []
+        if len(fields) > self._max_headers:
+            raise self._too_large(len(fields))
         line = self._lines.get(first) or self._read_line(first)
-        unknown = [field for field in rest if field not in self._fields]
+        unknown = [field for field in fields if field not in self._fields]
         pairs = [self._split_field(field) for field in unknown]
         _ask_llhttp(line, pairs)
-        _keep(self._lines, first, line)
-        fields = {field: _name_for_cgi(pair) for field, pair in zip(unknown, pairs, strict=True)}
-        known = {field: self._fields[field] for field in rest if field not in fields}
-        for field, named in fields.items():
-            if named[0]:
-                _keep(self._fields, field, named)
-        return line, _merge([fields.get(field) or known[field] for field in rest])
+        named = {field: self._fields[field] for field in fields if field in self._fields}
+        named |= {field: _name_for_cgi(*pair) for field, pair in zip(unknown, pairs, strict=True)}
+        block = Block(_merge([named[field] for field in fields]))
+        _keep(self._lines, first, line, TABLE_LINES, TABLE_LINE_SIZE)
+        _keep(self._blocks, rest, block, TABLE_BLOCKS, TABLE_BLOCK_SIZE)
+        for field in unknown:
+            _keep(self._fields, field, named[field], TABLE_LINES, TABLE_LINE_SIZE)
+        return line, block
 
     def _read_line(self, first: bytes) -> RequestLine:
         if len(first) > self._max_request_line:
@@ -219,19 +250,16 @@ class Grammar:
         return split_field(field)
 
     def _judge_together(self, head: Head) -> None:
-        """Judge what no line says alone: Host, framing, expectation, persistence."""
+        """Judge what no line says alone: Host, framing, persistence, expectation."""
         fields, line = head.fields, head.line
         if line.is_1_1 and "HTTP_HOST" not in fields:
             raise Refusal(400, "no Host field")
         if line.authority is not None:
-            fields["HTTP_HOST"] = line.authority
+            head.fields = {**fields, "HTTP_HOST": line.authority}
         if "CONTENT_LENGTH" in fields or "HTTP_TRANSFER_ENCODING" in fields:
             head.body = self._frame(head)
-        connection = fields.get("HTTP_CONNECTION")
-        if connection is not None and connection != "keep-alive":
-            _persist(head, connection)
-        elif connection is not None:
-            head.keep_alive = True
+        options = {option.strip() for option in fields.get("HTTP_CONNECTION", "").lower().split(",")}
+        head.keep_alive = "close" not in options and (line.is_1_1 or "keep-alive" in options)
         if "HTTP_EXPECT" in fields:
             _expect(head)
 
@@ -397,11 +425,11 @@ def _merge(named: list[tuple[str, str]]) -> dict[str, str]:
     return merged
 
 
-def _keep(table: dict[bytes, RequestLine] | dict[bytes, tuple[str, str]], key: bytes, value: object) -> None:
-    if len(key) <= TABLE_LINE_SIZE:
-        if len(table) >= TABLE_LINES:
+def _keep(table: dict[bytes, T], key: bytes, value: T, most: int, largest: int) -> None:
+    if len(key) <= largest:
+        if len(table) >= most:
             table.clear()
-        table[key] = value  # type: ignore[assignment]
+        table[key] = value
 
 
 def _split_target(method: str, target: str) -> tuple[str | None, str]:
@@ -419,12 +447,12 @@ def _split_target(method: str, target: str) -> tuple[str | None, str]:
     return absolute[1], path if path.startswith("/") else "/" + path
 
 
-def _name_for_cgi(pair: tuple[bytes, bytes]) -> tuple[str, str]:
+def _name_for_cgi(name: bytes, content: bytes) -> tuple[str, str]:
     """Return the name and value that a field gets; an empty name if it has to be dropped.
 
     An underscore would make it look like another field: X_Forwarded_For like X-Forwarded-For.
     """
-    name, value = pair[0].lower(), pair[1].decode("latin-1")
+    name, value = name.lower(), content.decode("latin-1")
     if b"_" in name or name == POISON:
         return "", ""
     if name == b"host" and not HOST.fullmatch(value):
@@ -461,11 +489,6 @@ def _ask_llhttp(line: RequestLine | None, pairs: list[tuple[bytes, bytes]]) -> N
         raise Refusal(400, str(error)) from None
     if seen.fields != len(pairs):
         raise Refusal(400, "a field that is more than one")
-
-
-def _persist(head: Head, connection: str) -> None:
-    options = {option.strip() for option in connection.lower().split(",")}
-    head.keep_alive = "close" not in options and (head.line.is_1_1 or "keep-alive" in options)
 
 
 def _expect(head: Head) -> None:

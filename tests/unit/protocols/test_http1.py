@@ -6,6 +6,7 @@ import pytest
 
 from prefork.protocols.http1 import (
     MAX_EXTENSIONS,
+    TABLE_BLOCKS,
     TABLE_LINES,
     Chunked,
     Counted,
@@ -300,6 +301,7 @@ def test_the_tables_are_bounded(grammar: Grammar) -> None:
     for number in range(TABLE_LINES + 10):
         grammar.read_head(b"GET /%d HTTP/1.1\r\nHost: a%d\r\n\r\n" % (number, number))
     assert len(grammar._lines) <= TABLE_LINES
+    assert len(grammar._blocks) <= TABLE_BLOCKS
     assert len(grammar._fields) <= TABLE_LINES
 
 
