@@ -9,12 +9,13 @@ from collections.abc import Callable
 from enum import Enum
 from itertools import count
 
-from prefork.config.listeners import Key
+from prefork.config.listeners import Key, all_keyed
 from prefork.config.schema import MAX_WORKERS, Config
 from prefork.supervisor import events
 from prefork.supervisor.actions import (
     Action,
     Adopt,
+    Bury,
     End,
     EndRollout,
     KeepListeners,
@@ -23,7 +24,7 @@ from prefork.supervisor.actions import (
     Watch,
 )
 from prefork.supervisor.events import Event, Pulse, WorkerEvent
-from prefork.supervisor.pool import Keeper, Verdict, addresses_of
+from prefork.supervisor.pool import Keeper, Verdict
 from prefork.supervisor.worker import Input, Life, State
 
 # While any deadline is armed nobody sleeps longer than this, so that a machine that stands still is noticed.
@@ -119,7 +120,7 @@ class Supervisor:
     def _take_worker_event(self, event: WorkerEvent, now: float) -> list[Action]:
         life = self.life(event.birth)
         if life is None:
-            return []
+            return _bury_given_up(event)
         kind, detail = _input(event)
         return self._step(life, kind, detail, now)
 
@@ -160,6 +161,7 @@ class Supervisor:
     def _reload(self, config: Config, now: float) -> list[Action]:
         if self.phase is Phase.STOPPING:
             self.generation += 1
+            self._kept = None  # what was bound for it has to be closed
             return [EndRollout(self.generation, "the server is stopping")]
         if self.phase is Phase.BOOTING and self._candidate is not None:
             self._pending = config
@@ -189,7 +191,7 @@ class Supervisor:
         return self._commit(self._candidate, now)
 
     def _commit(self, config: Config, now: float) -> list[Action]:
-        kept = frozenset(address for pool in config.pools.values() for address in addresses_of(pool))
+        kept = frozenset(all_keyed(config))
         actions: list[Action] = [Adopt(config, self.generation)]
         for name in [name for name in self.keepers if name not in config.pools]:
             self.departing.append(self.keepers.pop(name))
@@ -320,6 +322,8 @@ class Supervisor:
 
     def _keep_listeners(self) -> list[Action]:
         kept = frozenset(address for keeper in self._all() for address in keeper.addresses())
+        if self._pending is not None:  # it waits, with its listeners open
+            kept |= all_keyed(self._pending).keys()
         if kept == self._kept:
             return []
         self._kept = kept
@@ -339,6 +343,15 @@ class Supervisor:
             return []
         self._ended = True
         return [self._end or End(0)]
+
+
+def _bury_given_up(event: WorkerEvent) -> list[Action]:
+    """Write the record of a worker that was given up as unkillable, if it has died after all."""
+    if not isinstance(event, events.Exited):
+        return []
+    return [
+        Bury(event.birth, event.exit, "killed by prefork: it hung in the kernel until now", expected=False)
+    ]
 
 
 def _input(event: WorkerEvent) -> tuple[Input, object]:

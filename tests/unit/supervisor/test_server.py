@@ -128,6 +128,11 @@ class TestBoot:
         house.tell(Reload(config(API)))
         assert one(EndRollout, house.fail(1)).generation == 2
 
+    def test_listeners_of_a_waiting_reload_are_kept_and_those_of_one_superseded_are_closed(self) -> None:
+        house = booted(WEB)
+        assert one(KeepListeners, house.tell(Reload(config(WEB, API)))) == KeepListeners(frozenset({A, B}))
+        assert one(KeepListeners, house.tell(Reload(config(WEB)))) == KeepListeners(frozenset({A}))
+
     def test_a_stop_during_the_boot_ends_it_well(self) -> None:
         house = booted(WEB)
         house.tell(Stop())
@@ -407,5 +412,18 @@ def test_while_a_worker_has_a_deadline_nobody_sleeps_for_long() -> None:
     assert house.supervisor.next_deadline() == house.now + LONGEST_SLEEP
 
 
-def test_news_of_a_stranger_is_no_news() -> None:
-    assert serving(WEB).tell(Exited(99, SHOT)) == []
+def test_news_of_the_dead_is_no_news() -> None:
+    assert serving(WEB).tell(LeftQueue(99)) == []
+
+
+def test_one_that_was_given_up_and_dies_after_all_has_its_record() -> None:
+    house = serving(WEB)
+    house.tell(pulse(1, house.now))
+    house.wait(1.0, Tick())
+    assert house.births() == [1, 2]
+    house.wait(10.0, Tick())
+    assert house.births() == [2]
+    assert (
+        one(Bury, house.wait(1.0, Exited(1, SHOT))).cause
+        == "killed by prefork: it hung in the kernel until now"
+    )
