@@ -1,0 +1,176 @@
+"""A master that is killed leaves nobody behind, and nothing that hinders a new start (promise 6, fault 5)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import time
+
+import pytest
+
+from tests.faulty import ask, begin, pool
+from tests.harness import Server, children_of, command_of, fetch, read_to_end, session_of, wait_until
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@pytest.fixture
+def inherited():
+    """Make this process the one that inherits orphans, and give a function that tells whom it has inherited."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    before = set(children_of(os.getpid()))
+
+    def reaped_all(server: Server) -> bool:
+        """Reap whoever has ended; tell whether nobody of the server is left."""
+        for pid in set(children_of(os.getpid())) - before - {server.process.pid}:
+            os.waitpid(pid, os.WNOHANG)
+        return set(children_of(os.getpid())) <= before | {server.process.pid}
+
+    yield reaped_all
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+def kill_master(server: Server) -> float:
+    """Kill the master and return when that was."""
+    server.signal(signal.SIGKILL)
+    server.process.wait()
+    return time.monotonic()
+
+
+def is_refused(address: tuple[str, int] | str) -> bool:
+    """Tell whether nobody listens at an address."""
+    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    with socket.socket(family) as client:
+        client.settimeout(5)
+        try:
+            client.connect(address)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("kind", ["handler", "wsgi"])
+def test_idle_workers_of_a_killed_master_leave_at_once(start, inherited, kind):
+    application = {"handler": "faults:act", "wsgi": "web:app"}[kind]
+    server = start(pool(application, kind=kind, workers=3, graceful_timeout=30)).wait_serving()
+    address = server.address()
+    killed = kill_master(server)
+    wait_until(lambda: inherited(server), "nobody is left")
+    assert time.monotonic() - killed < 2
+    assert is_refused(address)
+    server.wait_all_gone()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_two_seconds_after_the_masters_death_nobody_accepts_and_what_was_in_flight_is_finished(
+    start, tmp_path, inherited, threads
+):
+    path = str(tmp_path / "work.sock")
+    table = pool(workers=2, threads=threads, listen=["127.0.0.1:0", f"unix:{path}"], graceful_timeout=10)
+    server = start(table).wait_serving()
+    clients = [begin(server, "sleep 2.5") for _ in range(2 * threads)]
+    address = server.address()
+    killed = kill_master(server)
+    wait_until(lambda: is_refused(address) and is_refused(path), "nobody accepts")
+    assert time.monotonic() - killed < 2
+    assert [read_to_end(client) for client in clients] == [b"slept"] * (2 * threads)
+    wait_until(lambda: inherited(server), "nobody is left")
+    server.wait_all_gone()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("verb", ["sleep 60", "spin 60", "regex"])
+def test_stuck_workers_of_a_killed_master_are_gone_after_graceful_timeout(start, inherited, verb, threads):
+    server = start(pool(workers=2, threads=threads, graceful_timeout=0.5)).wait_serving()
+    address = server.address()
+    with begin(server, verb):
+        killed = kill_master(server)
+        wait_until(lambda: is_refused(address), "nobody accepts")
+        assert time.monotonic() - killed < 2
+        wait_until(lambda: inherited(server), "nobody is left")
+        assert time.monotonic() - killed < 3
+    server.wait_all_gone()
+
+
+def test_a_stuck_application_of_a_killed_master_is_gone_after_graceful_timeout(start, inherited):
+    server = start(pool("web:routes", kind="wsgi", workers=2, graceful_timeout=0.5)).wait_serving()
+    with server.connect() as client:
+        client.sendall(b"GET /regex HTTP/1.1\r\nHost: test\r\n\r\n")
+        wait_until(lambda: any(worker["current"] for worker in server.workers()), "it is stuck")
+        kill_master(server)
+        wait_until(lambda: inherited(server), "nobody is left")
+    server.wait_all_gone()
+
+
+def test_a_worker_that_is_still_booting_does_not_outlive_the_master(start, tmp_path, inherited):
+    (tmp_path / "own.py").write_text("import time\nfrom faults import act\n")
+    server = start(pool("own:act", workers=2)).wait_serving()
+    (tmp_path / "own.py").write_text("import time\ntime.sleep(60)\n")
+    server.signal(signal.SIGHUP)
+    wait_until(lambda: any(worker["state"] == "starting" for worker in server.workers()), "a worker boots")
+    kill_master(server)
+    wait_until(lambda: inherited(server), "nobody is left")
+    server.wait_all_gone()
+
+
+def test_a_new_start_takes_over_at_once_what_a_killed_master_left(start, tmp_path):
+    path = str(tmp_path / "work.sock")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    listen = [f"127.0.0.1:{port}", f"unix:{path}"]
+    head = f'[master]\ncontrol = "{tmp_path}/control.sock"\npid_file = "server.pid"\n'
+    config = head + pool("web:app", kind="wsgi", listen=listen, graceful_timeout=3)
+    first = start(config).wait_serving()
+    for _ in range(3):
+        kill_master(first)
+        second = wait_until(lambda: started(start, config), "a new start succeeds", timeout=5)
+        pid = str(next(iter(second.pids()))).encode()
+        assert pid in fetch(("127.0.0.1", port))
+        assert pid in fetch(path)
+        assert (tmp_path / "server.pid").read_text() == f"{second.process.pid}\n"
+        first.wait_all_gone()
+        first = second
+    assert first.stop() == 0
+    assert not any((tmp_path / name).exists() for name in ("work.sock", "control.sock", "server.pid"))
+
+
+def started(start, config):
+    """Return a new server, or None if it could not start."""
+    server = start(config)
+    server.wait_for(r"generation 1 serves|^error: ")
+    return server if "generation 1 serves" in server.log else None
+
+
+def test_a_killed_guard_is_replaced_and_its_successor_does_its_work(start, inherited):
+    server = start(pool(workers=2, graceful_timeout=0.5)).wait_serving()
+    guard = wait_until(lambda: guard_of(server), "there is a guard")
+    os.kill(guard, signal.SIGKILL)
+    wait_until(lambda: guard_of(server) not in (None, guard), "there is another guard")
+    victim = int(ask(server, "pid"))
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: server.pool()["ready"] == 2 and victim not in server.pids(), "a worker is born since")
+    clients = [begin(server, "regex") for _ in range(2)]
+    kill_master(server)
+    wait_until(lambda: inherited(server), "nobody is left")
+    for client in clients:
+        client.close()
+    server.wait_all_gone()
+
+
+def test_a_living_masters_guard_does_nothing(start):
+    server = start(pool(graceful_timeout=0.2)).wait_serving()
+    client = begin(server, "sleep 1.5")
+    guard = guard_of(server)
+    os.kill(guard, signal.SIGTERM)
+    assert read_to_end(client) == b"slept"
+    assert guard_of(server) == guard
+    assert server.stop() == 0
+
+
+def guard_of(server: Server) -> int | None:
+    """Return the pid of a server's guard, if it has one that is in its place."""
+    found = [pid for pid in session_of(server.process.pid) if command_of(pid).startswith("prefork: guard")]
+    return found[0] if len(found) == 1 else None
