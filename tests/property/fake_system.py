@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from random import Random
 
+from prefork.config.listeners import Key, all_keyed, keyed
 from prefork.config.schema import Config, Listen, Log, Master, Pool
 from prefork.supervisor import actions, events
 from prefork.supervisor.actions import Action
@@ -30,7 +31,9 @@ def config(*pools: Pool) -> Config:
     return Config(master=master, log=Log(), pools={pool.name: pool for pool in pools})
 
 
-def pool(name: str, ports: Sequence[Address], *, broken: bool = False, surge: int = 1, **options: object) -> Pool:
+def pool(
+    name: str, ports: Sequence[Address], *, broken: bool = False, surge: int = 1, **options: object
+) -> Pool:
     listen = tuple(Listen(address=port) for port in ports)
     application = "broken:app" if broken else "shop:app"
     return Pool(name=name, listen=listen, wsgi=application, surge=Share(number=surge), **options)  # type: ignore[arg-type]
@@ -68,8 +71,9 @@ class FakeSystem:
         self.processes: dict[int, Process] = {}
         self.ended: actions.End | None = None
         self.rollouts: dict[int, str | None] = {}
+        self.wanted: Config | None = None
         self.adopted: Config | None = None
-        self.open: frozenset[Address] = frozenset()
+        self.open: frozenset[Key] = frozenset()
         self.watched = False
         self._births: set[int] = set()
         self._pids = count(42)
@@ -82,6 +86,9 @@ class FakeSystem:
 
     def tell(self, event: Event) -> None:
         """Hand in an event now, and perform all that follows from it; after the end nobody is left to hear it."""
+        if isinstance(event, events.Boot | events.Reload):
+            self.wanted = event.config
+            self.open |= all_keyed(event.config).keys()
         queue = [event]
         while queue and self.ended is None:
             asked = self._handle(queue.pop(0))
@@ -94,32 +101,35 @@ class FakeSystem:
                 else:
                     queue.append(answer)
 
+    def next_happening(self) -> float | None:
+        """Return when something happens next, if anything ever will."""
+        due = [self.supervisor.next_deadline(), self._agenda[0][0] if self._agenda else None]
+        coming = [at for at in due if at is not None]
+        return min(coming) if coming and self.ended is None else None
+
     def step(self) -> bool:
         """Let time pass until something happens; return False if nothing ever will."""
-        due = self.supervisor.next_deadline()
-        happening = self._agenda[0][0] if self._agenda else None
-        coming = [at for at in (due, happening) if at is not None]
-        if self.ended or not coming:
+        coming = self.next_happening()
+        if coming is None:
             return False
-        self._pass_time(min(coming))
-        if happening is not None and happening <= self.now:
+        self._pass_time(coming)
+        if self._agenda and self._agenda[0][0] <= self.now:
             self._happen(heapq.heappop(self._agenda)[2])
         else:
             self._tick()
-        self._check_clocks()
         return True
 
-    def run(self, seconds: float) -> float:
-        """Let time pass until nothing is pending or this much of it has passed; return how much did."""
-        start = self.now
-        while self.now - start <= seconds and self.step():
-            pass
-        return self.now - start
+    def run(self, seconds: float) -> None:
+        """Let this much time pass, or less if nothing is pending any more."""
+        end = self.now + seconds
+        while (coming := self.next_happening()) is not None and coming <= end:
+            self.step()
 
     def _pass_time(self, to: float) -> None:
         self._burst = self._burst + 1 if to <= self.now else 0
         assert self._burst < BURST, "the loop spins"
         self.now = max(self.now, to)
+        self._check_clocks()
 
     def _tick(self) -> None:
         before = self.supervisor.next_deadline()
@@ -153,9 +163,7 @@ class FakeSystem:
 
     def living(self) -> list[int]:
         """Return who is ready and was not told to go."""
-        return [
-            birth for birth, process in self.processes.items() if process.ready and not process.draining
-        ]
+        return [birth for birth, process in self.processes.items() if process.ready and not process.draining]
 
     def _happen(self, event: Event) -> None:
         if isinstance(event, events.Looked):
@@ -223,7 +231,7 @@ class FakeSystem:
             case actions.Adopt(config):
                 self.adopted = config
             case actions.KeepListeners(addresses):
-                self.open = addresses
+                self.open &= addresses
             case actions.End():
                 assert self.ended is None, "the server ended twice"
                 assert all(process.immortal for process in self.processes.values()), "somebody is left"
@@ -236,6 +244,10 @@ class FakeSystem:
     def _fork(self, spawn: actions.Spawn) -> Event:
         assert spawn.birth not in self._births, "a birth is named twice"
         self._births.add(spawn.birth)
+        life = self.supervisor.life(spawn.birth)
+        assert life is not None
+        # One that is not wanted any more before it is born leaves at its birth, and needs no listener.
+        assert life.asked or keyed(spawn.pool).keys() <= self.open, "a listener was closed too early"
         if not self.behave and self.random.random() < 0.15:
             return events.SpawnFailed(spawn.birth, "fork: Resource temporarily unavailable")
         obeys = self.behave or self.random.random() < 0.7
@@ -249,7 +261,7 @@ class FakeSystem:
         broken = spawn.pool.wsgi == "broken:app"
         after = self.random.choice(SOON)
         how = "ready"
-        if broken or not self.behave and self.random.random() < 0.4:
+        if broken or (not self.behave and self.random.random() < 0.4):
             how = self.random.choice(("fail", "crash", "hang", "leave"))
         match how:
             case "ready":
@@ -295,7 +307,7 @@ class FakeSystem:
                 assert ready >= keeper.wanted, f"{len(retired)} retired, {ready} of {keeper.wanted} ready"
 
     def _check_clocks(self) -> None:
-        """No request of a serving worker is overdue for more than a moment."""
+        """No request of a serving worker has been overdue for more than a moment."""
         for birth, process in self.processes.items():
             life = self.supervisor.life(birth)
             if life is not None and life.state is State.READY and process.pulses:
@@ -313,11 +325,12 @@ class FakeSystem:
         assert supervisor.state != "reloading"
         assert list(supervisor.keepers) == list(self.adopted.pools)
         assert max(self.rollouts) == supervisor.generation, "somebody waits for the end of a rollout"
+        if self.rollouts[supervisor.generation] is None:
+            assert self.adopted == self.wanted, "a reload was forgotten"
         for keeper in supervisor.keepers.values():
             states = [(life.state, life.generation) for life in keeper.lives.values()]
             wanted = 0 if keeper.resting else keeper.wanted
             assert states == [(State.READY, keeper.generation)] * wanted
             assert len({life.slot for life in keeper.lives.values()}) == wanted
             assert keeper.degraded is None
-        pools = self.adopted.pools.values()
-        assert self.open == {listen.address for each in pools for listen in each.listen}
+        assert self.open == all_keyed(self.adopted).keys()
