@@ -220,13 +220,8 @@ def _exited(life: Life, how: Exit, _now: float) -> list[Action]:
     return [Bury(life.birth, how, reason, expected)]
 
 
-def _retire_unready(life: Life, retirement: Retirement, now: float) -> list[Action]:
-    life.asked = True
-    life.why = retirement.why
-    return _leave(life, now)
-
-
 def _retire(life: Life, retirement: Retirement, now: float) -> list[Action]:
+    """Have a worker drain. One that is not ready leaves at once by itself: only it knows whether it serves by now."""
     life.asked = True
     _drain(life, retirement.why, now + retirement.grace)
     if life.lost:
@@ -364,7 +359,7 @@ HANDLED: dict[tuple[State, Input], Transition] = {
     (State.STARTING, Input.READY): _ready,
     (State.STARTING, Input.BOOT_FAILED): _boot_failed,
     (State.STARTING, Input.CHANNEL_LOST): _lose_channel_unready,
-    (State.STARTING, Input.RETIRE): _retire_unready,
+    (State.STARTING, Input.RETIRE): _retire,
     (State.STARTING, Input.QUIT): _quit,
     (State.STARTING, Input.DEADLINE): _boot_clock,
     (State.READY, Input.LEFT_QUEUE): _left_queue,

@@ -137,7 +137,7 @@ class TestBoot:
         house = booted(WEB)
         house.tell(Stop())
         actions = house.wait(SETTLE, Tick())
-        assert one(Leave, actions) == Leave(1)
+        assert one(Drain, actions).birth == 1
         assert one(End, house.tell(Exited(1, CLEAN))) == End(0)
 
     def test_a_stop_before_the_boot_ends_at_once(self) -> None:
@@ -195,7 +195,7 @@ class TestReload:
         house = serving(WEB)
         house.tell(Reload(config(WEB)))
         actions = house.tell(Reload(config(WEB)))
-        assert only(Leave, actions) == [Leave(2)]
+        assert one(Drain, actions).birth == 2
         assert one(Spawn, actions).generation == 3
         house.tell(Exited(2, CLEAN))
         house.ready(3)
@@ -273,7 +273,7 @@ class TestOrders:
     def test_one_more_and_one_fewer_are_about_the_first_pool(self) -> None:
         house = serving()
         assert one(Spawn, house.tell(Shift(1))).pool == WEB
-        assert one(Leave, house.tell(Shift(-1))).birth == 3
+        assert one(Drain, house.tell(Shift(-1))).birth == 3
 
     def test_the_last_worker_stays(self) -> None:
         house = serving(WEB)
@@ -334,7 +334,7 @@ class TestStop:
         house.tell(Reload(config(WEB)))
         actions = house.tell(Stop())
         assert one(EndRollout, actions) == EndRollout(2, "the server is stopping")
-        assert only(Leave, actions) == [Leave(2)]
+        assert one(Drain, actions).birth == 2
 
 
 def pulse(birth: int, deadline: float) -> Looked:

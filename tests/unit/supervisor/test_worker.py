@@ -126,9 +126,14 @@ class TestBoot:
         assert worker.deadline == 101.0 + LAST_BREATH
         assert worker.handle(Input.DEADLINE, None, 101.25) == [Kill(7)]
 
-    @pytest.mark.parametrize("order", [(Input.RETIRE, GO), (Input.QUIT, "stopped at once")])
-    def test_a_starting_worker_has_nothing_to_drain(self, order: tuple[Input, Any]) -> None:
-        assert life(State.STARTING).handle(*order, 101.0) == [Leave(7)]
+    def test_a_starting_worker_is_told_to_drain_as_it_may_serve_before_it_hears(self) -> None:
+        worker = life(State.STARTING)
+        assert worker.handle(Input.RETIRE, GO, 101.0) == [Drain(7, 30.0 + OVERTIME, empty_queue=True)]
+        worker.handle(Input.READY, None, 101.1)
+        assert (worker.state, worker.deadline) == (State.DRAINING, 131.0)
+
+    def test_a_quick_stop_makes_a_starting_worker_leave(self) -> None:
+        assert life(State.STARTING).handle(Input.QUIT, "stopped at once", 101.0) == [Leave(7)]
 
 
 class TestDrain:
