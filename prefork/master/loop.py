@@ -15,7 +15,7 @@ from itertools import count
 from prefork.config.diff import compare
 from prefork.config.schema import Config
 from prefork.control.server import ControlServer
-from prefork.errors import ConfigError, PreforkError
+from prefork.errors import CommandError, ConfigError, PreforkError
 from prefork.log import logger
 from prefork.master.charge import Charge
 from prefork.master.perform import PERFORM
@@ -181,6 +181,8 @@ class Loop:
 
     def _reload(self) -> None:
         """Read the configuration, open what it needs, and roll it out. Raises PreforkError, with nothing changed."""
+        if self._supervisor.phase is Phase.STOPPING:
+            raise CommandError("the server is stopping")  # opening listeners now would let clients in for a reset
         config = self._read()
         change = compare(self._server.config, config)
         for key in change.fixed:
@@ -198,7 +200,7 @@ class Loop:
                 logger.error("%s%s", problem.message, problem.hint and f"\nhint: {problem.hint}")
             logger.error("the reload is refused; the server goes on as before")
         except PreforkError as error:
-            logger.error("%s; the reload is refused, the server goes on as before", error.message)
+            logger.error("%s; the reload is refused", error.message)
 
     def _reopen_log(self) -> None:
         try:

@@ -55,14 +55,14 @@ class Server:
     """What the master holds.
 
     Args:
-        plan: what the server starts with.
+        plan: what the server starts with: the first generation's.
 
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.next_plan: Plan | None = None
-        self.generation = 0
+        self.generation = 1
         self.listeners = Listeners()
         self.charges: dict[int, Charge] = {}
         self.deaths: dict[str, Death] = {}
@@ -103,7 +103,9 @@ class Server:
             self.next_plan = None
 
     def adopt(self, generation: int) -> None:
-        """Let the plan that was held ready count."""
+        """Let the plan of a generation count; one that is held ready may be of a later generation still."""
+        if generation == self.generation:
+            return
         assert self.next_plan is not None
         log.close_file(self.plan.log_descriptor)
         self.plan, self.next_plan, self.generation = self.next_plan, None, generation

@@ -62,7 +62,7 @@ def _serve(server: Server, read: Callable[[], Config], stack: ExitStack, source:
     stack.callback(loop.control(config.master.control).close)
     logger.info("prefork serves %s, control socket %s", source, config.master.control)
     stack.callback(_clear_away, server)
-    server.prepare(config)
+    server.open_listeners(config)
     end = loop.run(config)
     logger.info("the server has ended")
     return end

@@ -20,10 +20,11 @@ class SignalQueue:
     """
 
     def __init__(self, signals: Iterable[signal.Signals]) -> None:
+        self._signals = tuple(signals)
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
-        for number in signals:
+        for number in self._signals:
             signal.signal(number, _ignore)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
 
@@ -40,8 +41,14 @@ class SignalQueue:
         return [signal.Signals(number) for number in dict.fromkeys(data)]
 
     def close(self) -> None:
-        """Give the wake-up descriptor back; further signals are ignored."""
+        """Give the wake-up descriptor back; further signals are ignored.
+
+        SIG_IGN, since the interpreter puts SIG_DFL in the place of Python handlers when it ends: a late SIGHUP
+        would make a death by a signal of an orderly end.
+        """
         signal.set_wakeup_fd(-1)
+        for number in self._signals:
+            signal.signal(number, signal.SIG_IGN)
         os.close(self._read)
         os.close(self._write)
 
