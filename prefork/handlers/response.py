@@ -40,18 +40,19 @@ HOP_BY_HOP: Final = frozenset(
 
 
 class Special(NamedTuple):
-    """A field that the server has to act upon."""
+    """A field that the server has to act upon; ``length`` is what a Content-Length says."""
 
     role: Role
     line: bytes
     value: str
+    length: int | None
 
 
 class Fields:
     """An application's fields.
 
     Attributes:
-        lines: the fields as they are sent, without those that the server decides about.
+        lines: the status line and the fields as they are sent, without those that the server decides about.
         length: the Content-Length, if given, and ``length_line`` as it is sent.
         asks_close: whether ``Connection: close`` was given.
         has_date: whether the application dates its answer itself.
@@ -61,32 +62,28 @@ class Fields:
 
     __slots__ = ("asks_close", "has_date", "has_server", "length", "length_line", "lines")
 
-    def __init__(self) -> None:
-        self.lines: list[bytes] = []
+    def __init__(self, first: bytes) -> None:
+        self.lines = [first]
         self.length: int | None = None
         self.length_line = b""
         self.asks_close = False
         self.has_date = False
         self.has_server = False
 
-    def add(self, special: Special) -> None:
-        """Take a field that means something to the server. Raises ValueError if it is nonsense."""
-        role = special.role
-        if role is Role.LENGTH:
-            self._set_length(special)
+    def act_upon(self, special: Special) -> None:
+        """Take a field that means something to the server. Raises ValueError if it contradicts another."""
+        role, line, value, length = special
+        if length is not None:
+            if self.length not in (None, length):
+                raise ValueError(f"two Content-Length headers, {self.length} and {length}")
+            self.length = length
+            self.length_line = line
         elif role is Role.CONNECTION:
-            self.asks_close = self.asks_close or "close" in special.value.lower()
+            self.asks_close = self.asks_close or "close" in value.lower()
         elif role is not Role.KEEP_ALIVE:
-            self.lines.append(special.line)
+            self.lines.append(line)
             self.has_date = self.has_date or role is Role.DATE
             self.has_server = self.has_server or role is Role.SERVER
-
-    def _set_length(self, special: Special) -> None:
-        length = int(special.value)
-        if self.length not in (None, length):
-            raise ValueError(f"two Content-Length headers, {self.length} and {length}")
-        self.length = length
-        self.length_line = special.line
 
 
 _statuses: dict[str, tuple[int, bytes]] = {}
@@ -106,21 +103,21 @@ def read_status(status: str) -> tuple[int, bytes]:
     return known
 
 
-def read_fields(headers: list[tuple[str, str]]) -> Fields:
-    """Return the fields of what was given to start_response.
+def read_fields(headers: list[tuple[str, str]], first: bytes) -> Fields:
+    """Return the fields of what was given to start_response, behind the status line.
 
     Raises TypeError and ValueError, which say what is expected.
     """
     if not isinstance(headers, list):
         raise TypeError(f"expected a list of headers, found {type(headers).__name__}")
-    fields = Fields()
+    fields = Fields(first)
     lines = fields.lines
     for pair in headers:
         field = _fields.get(pair) or _check_field(pair)
         if field.__class__ is bytes:
             lines.append(field)
         else:
-            fields.add(field)  # type: ignore[arg-type]
+            fields.act_upon(field)  # type: ignore[arg-type]
     return fields
 
 
@@ -132,26 +129,29 @@ def plain(status: int, text: str, *, close: bool, body: bool = True) -> bytes:
         f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(content)}\r\n"
     ).encode("ascii")
     connection = b"Connection: close\r\n" if close else b""
-    return b"%b%b%b%b\r\n%b" % (head, date.line(), SERVER, connection, content if body else b"")
+    return b"%b%b%b\r\n%b" % (head, stamp.lines(), connection, content if body else b"")
 
 
-class Date:
-    """The Date field, made once a second."""
+class Stamp:
+    """The fields that every answer gets: Date, made once a second, and Server."""
 
     def __init__(self) -> None:
-        self._made: tuple[int, bytes] = (0, b"")
+        self._made: tuple[int, bytes, bytes] = (0, b"", b"")
 
-    def line(self) -> bytes:
-        """Return the line for now."""
+    def lines(self, has_date: bool = False, has_server: bool = False) -> bytes:
+        """Return the lines for now, without those that an answer has of its own."""
         second = int(time.time())
-        made, line = self._made  # one object, so that a thread never finds the one without the other
+        made, dated, whole = self._made  # one object, so that a thread never finds the one without the other
         if made != second:
-            line = f"Date: {formatdate(second, usegmt=True)}\r\n".encode("ascii")
-            self._made = (second, line)
-        return line
+            dated = f"Date: {formatdate(second, usegmt=True)}\r\n".encode("ascii")
+            whole = dated + SERVER
+            self._made = (second, dated, whole)
+        if not (has_date or has_server):
+            return whole
+        return (b"" if has_date else dated) + (b"" if has_server else SERVER)
 
 
-date = Date()
+stamp = Stamp()
 
 
 def _check_status(status: str) -> tuple[int, bytes]:
@@ -174,7 +174,8 @@ def _check_field(pair: tuple[str, str]) -> bytes | Special:
         )
     role = _find_role(name.lower(), value)
     line = f"{name}: {value}\r\n".encode("latin-1")
-    field = line if role is None else Special(role, line, value)
+    length = int(value) if role is Role.LENGTH else None
+    field = line if role is None else Special(role, line, value, length)
     if len(value) <= TABLE_VALUE_SIZE:
         _bound(_fields)
         _fields[(name, value)] = field

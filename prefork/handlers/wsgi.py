@@ -17,11 +17,27 @@ from typing import Any, BinaryIO, Final, NamedTuple
 from prefork.config.schema import Http
 from prefork.handlers import response
 from prefork.handlers.body import Body
+from prefork.handlers.response import Fields
 from prefork.log import logger
 from prefork.protocols.http1 import Chunked, Grammar, Head, Refusal
 
 __all__ = ["Body", "Cut", "Exchange", "FileSpan", "FileWrapper", "Head", "Refusal", "WsgiApp", "WsgiHandler"]
 
+# What each request says for itself. The keys are in the common part already, so that a copy is born with room for
+# them: growing a dictionary costs more than copying it.
+OWN: Final = dict.fromkeys(
+    (
+        "REMOTE_ADDR",
+        "REMOTE_PORT",
+        "REQUEST_METHOD",
+        "PATH_INFO",
+        "QUERY_STRING",
+        "REQUEST_URI",
+        "RAW_URI",
+        "SERVER_PROTOCOL",
+        "wsgi.input",
+    )
+)
 # A body below it is copied behind its head, so that both go out in one plain send.
 SMALL: Final = 16384
 PLAIN_FILES: Final = (io.BufferedReader, io.BufferedRandom, io.FileIO)
@@ -117,7 +133,7 @@ class WsgiHandler:
 
     def environ_of(self, name: str, port: str) -> Environ:
         """Return what all requests have in common that came in at one address."""
-        return {**self._constant, "SERVER_NAME": name, "SERVER_PORT": port}
+        return {**self._constant, "SERVER_NAME": name, "SERVER_PORT": port, **OWN}
 
     def exchange(self, head: Head, body: Body | None, common: Environ, host: str, port: str) -> Exchange:
         """Return the exchange for one request, not begun yet.
@@ -131,18 +147,15 @@ class WsgiHandler:
 
         """
         line = head.line
-        environ: Environ = {
-            **common,
-            "REMOTE_ADDR": host,
-            "REMOTE_PORT": port,
-            "REQUEST_METHOD": line.method,
-            "PATH_INFO": line.path,
-            "QUERY_STRING": line.query,
-            "REQUEST_URI": line.target,
-            "RAW_URI": line.target,
-            "SERVER_PROTOCOL": line.protocol,
-            **head.fields,
-        }
+        environ = common.copy()
+        environ["REMOTE_ADDR"] = host
+        environ["REMOTE_PORT"] = port
+        environ["REQUEST_METHOD"] = line.method
+        environ["PATH_INFO"] = line.path
+        environ["QUERY_STRING"] = line.query
+        environ["REQUEST_URI"] = environ["RAW_URI"] = line.target
+        environ["SERVER_PROTOCOL"] = line.protocol
+        environ.update(head.fields)
         if body is None:
             environ["wsgi.input"] = stream = io.BytesIO()
             return Exchange(self, head, environ, stream)
@@ -183,7 +196,6 @@ class Exchange:
         "_left",
         "_result",
         "_sink",
-        "_status",
         "file",
         "is_last",
         "is_over",
@@ -203,7 +215,7 @@ class Exchange:
         self._head = head
         self._environ = environ
         self._body = body
-        self._status: bytes | None = None
+        self._fields: Fields | None = None
         self._has_begun = False
         self._is_bodiless = False
         self._is_chunked = False
@@ -266,11 +278,10 @@ class Exchange:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # PEP 3333: no reference cycle through the traceback
-        elif self._status is not None:
+        elif self._fields is not None:
             raise AssertionError("start_response was called a second time without exc_info")
         self._code, line = response.read_status(status)
-        self._fields = response.read_fields(headers)
-        self._status = line
+        self._fields = response.read_fields(headers, line)
         return self._write
 
     def _write(self, data: bytes) -> None:
@@ -318,29 +329,29 @@ class Exchange:
 
     def _begin(self, size: int | None) -> bytes:
         """Return the head, having decided on the framing of a body whose size is known or not."""
-        if self._status is None:
+        if self._fields is None:
             raise AssertionError("the application did not call start_response")
         fields = self._fields
-        lines = [self._status, *fields.lines]
-        if not fields.has_date:
-            lines.append(response.date.line())
-        if not fields.has_server:
-            lines.append(response.SERVER)
-        self._choose_framing(size, lines)
-        self._choose_persistence(lines)
-        lines.append(b"\r\n")
-        self._has_begun = True
-        return b"".join(lines)
-
-    def _choose_framing(self, size: int | None, lines: list[bytes]) -> None:
-        fields = self._fields
+        lines = fields.lines
+        lines.append(response.stamp.lines(fields.has_date, fields.has_server))
         if self._code in BODILESS or self._head.line.method == "HEAD":
             self._is_bodiless = True
             self._tell_length(size, lines)
         elif fields.length is not None:
             self._left = fields.length
             lines.append(fields.length_line)
-        elif size is not None:
+        else:
+            self._choose_framing(size, lines)
+        if self._handler.draining or fields.asks_close:
+            self.keep_alive = False
+        if not (self.keep_alive and self._head.line.is_1_1):
+            lines.append(b"Connection: keep-alive\r\n" if self.keep_alive else b"Connection: close\r\n")
+        lines.append(b"\r\n")
+        self._has_begun = True
+        return b"".join(lines)
+
+    def _choose_framing(self, size: int | None, lines: Pieces) -> None:
+        if size is not None:
             self._left = size
             lines.append(b"Content-Length: %d\r\n" % size)
         elif self._head.line.is_1_1:
@@ -349,21 +360,14 @@ class Exchange:
         else:
             self.keep_alive = False  # the body's end is the connection's
 
-    def _tell_length(self, size: int | None, lines: list[bytes]) -> None:
+    def _tell_length(self, size: int | None, lines: Pieces) -> None:
         # RFC 9110 8.6: the length that GET would have been answered with may be told to HEAD and in 304, but
         # none in 204. An empty body says nothing about it: many applications leave the body of HEAD out.
+        assert self._fields is not None
         if self._fields.length is not None and self._code != 204:
             lines.append(self._fields.length_line)
         elif size and self._code not in BODILESS:
             lines.append(b"Content-Length: %d\r\n" % size)
-
-    def _choose_persistence(self, lines: list[bytes]) -> None:
-        if self._fields.asks_close or self._handler.draining:
-            self.keep_alive = False
-        if not self.keep_alive:
-            lines.append(b"Connection: close\r\n")
-        elif not self._head.line.is_1_1:
-            lines.append(b"Connection: keep-alive\r\n")
 
     def _frame(self, piece: bytes) -> Pieces:
         _check_piece(piece)

@@ -92,6 +92,9 @@ class RequestLine:
         self.what = f"{method} {path or target}".encode("latin-1")
         self.is_plain = self.is_1_1 and self.authority is None
 
+    def __str__(self) -> str:
+        return self.what.decode("latin-1")
+
 
 class Block:
     """What all fields of a head say together.

@@ -20,7 +20,7 @@ from functools import partial
 from prefork.config.schema import Pool
 from prefork.handlers import response
 from prefork.handlers.context import Worker
-from prefork.handlers.wsgi import Body, Cut, Environ, Exchange, Refusal, WsgiApp, WsgiHandler
+from prefork.handlers.wsgi import Body, Cut, Environ, Exchange, Head, Refusal, WsgiApp, WsgiHandler
 from prefork.log import logger
 from prefork.scoreboard import Lane, Row
 from prefork.worker.acceptor import Accepted, Acceptor
@@ -40,6 +40,7 @@ PIECES_PER_TURN = 16
 MAX_ADDRESSES = 256
 
 IN, OUT, EDGE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLET
+READING = Phase.READING  # an enum's attribute takes its time, and this one is looked up for each event
 # Classes of deadlines.
 HEAD, BODY, IDLE, WRITE, LINGERING, DRAINED = range(6)
 # An application's time is never quite used up between two pieces: 0 would mean none at all.
@@ -158,7 +159,7 @@ class Loop:
             connection = connections.get(fd)
             if connection is None:
                 is_signalled |= self._hear(fd)
-            elif connection.phase is Phase.READING:
+            elif connection.phase is READING:
                 self._read(connection)
             else:
                 self._go_on(connection)
@@ -259,96 +260,86 @@ class Loop:
             return
         if connection.pending:
             data = connection.pending + data
-        self._try_to_advance(connection, data)
+        self._advance(connection, data)
 
-    def _try_to_advance(self, connection: Connection, data: bytes) -> None:
+    def _advance(self, connection: Connection, data: bytes) -> None:
+        """Read requests out of ``data`` and answer them, one after the other, as far as they have come."""
         try:
-            self._advance(connection, data)
+            while data:
+                data = self._take_request(connection, data)
         except Refusal as refusal:
             self._refuse(connection, refusal)
         except Cut:
             self._drop(connection)
 
-    def _advance(self, connection: Connection, data: bytes) -> None:
-        """Read requests out of ``data`` and answer them, one after the other, as far as they have come."""
-        while data:
-            if connection.body is None:
-                head = connection.head = self._read_head(data)
-                if head is None:
-                    self._wait_for_head(connection, data)
-                    return
-                data = data[head.size :]
-                if head.body is not None:
-                    connection.pending = b""
-                    self._begin_body(connection, bool(data))
-            if connection.body is not None:
-                whole, data = self._gather(connection, data)
-                if not whole:
-                    return
-            connection.pending = data
-            if not self._answer(connection):
-                return
-            data = connection.pending
+    def _take_request(self, connection: Connection, data: bytes) -> bytes:
+        """Read one request, or as much as has come; return what can be read now behind it."""
+        if connection.body is None:
+            head = self._read_head(data)
+            if head is None:
+                self._wait_for_head(connection, data)
+                return b""
+            data = data[head.size :]
+            if head.body is None:
+                connection.pending = data
+                return connection.pending if self._answer(connection, head, None) else b""
+            self._begin_body(connection, head, bool(data))
+        return self._take_body(connection, data)
 
     def _wait_for_head(self, connection: Connection, data: bytes) -> None:
         connection.pending = data
-        if (
-            connection.timer != HEAD
-        ):  # one deadline for the whole head, or a byte now and then would hold it off
+        # One deadline for the whole head: a byte now and then does not hold it off.
+        if connection.timer != HEAD:
             self._timers.arm(connection, HEAD, self._now)
 
-    def _begin_body(self, connection: Connection, has_come: bool) -> None:
-        assert connection.head is not None
-        connection.body = Body()
-        if connection.head.expects and not has_come and not connection.send([response.CONTINUE]):
+    def _begin_body(self, connection: Connection, head: Head, has_come: bool) -> None:
+        connection.pending = b""
+        connection.head, connection.body = head, Body()
+        if head.expects and not has_come and not connection.send([response.CONTINUE]):
             raise Cut  # not even 25 bytes find room
 
-    def _gather(self, connection: Connection, data: bytes) -> tuple[bool, bytes]:
-        """Add to a request's body; return whether it is whole, and what belongs to it no more."""
+    def _take_body(self, connection: Connection, data: bytes) -> bytes:
         head, body = connection.head, connection.body
         assert head is not None
         assert head.body is not None
         assert body is not None
-        piece, rest = head.body.feed(data)
+        piece, connection.pending = head.body.feed(data)
         try:
             body.add(piece)
         except OSError as error:
-            logger.warning(
-                "cannot store the body of %s: %s", head.line.what.decode("latin-1"), error.strerror
-            )
+            logger.warning("cannot store the body of %s: %s", head.line, error.strerror)
             raise Refusal(507, "there is no room for the body") from None
         if not head.body.is_done:
             self._timers.arm(connection, BODY, self._now)
-        return head.body.is_done, rest
+            return b""
+        connection.head = connection.body = None
+        return connection.pending if self._answer(connection, head, body) else b""
 
     # Answering
 
-    def _answer(self, connection: Connection) -> bool:
+    def _answer(self, connection: Connection, head: Head, body: Body | None) -> bool:
         """Have the application answer; return whether that is done and the next request can be read."""
-        head, body = connection.head, connection.body
-        assert head is not None
-        connection.head = connection.body = None
         exchange = self._handler.exchange(head, body, connection.common, connection.host, connection.port)
         connection.exchange = exchange
         if self._threads is not None:
             self._hand_over(connection, self._threads)
             return False
-        return self._run_inline(connection, exchange)
-
-    def _run_inline(self, connection: Connection, exchange: Exchange) -> bool:
-        lane = self._lane
-        lane.begin(exchange.what, self._now, self._pool.request_timeout)
+        self._lane.begin(exchange.what, self._now, self._pool.request_timeout)
         self._row.rest()
         try:
             # What the application writes by itself and finds no room is kept: blocking would stop everybody.
             whole = connection.send(exchange.start(connection.send))
         except Cut:
             return self._drop(connection)
-        if whole and exchange.is_over and exchange.file is None:
-            exchange.finish()
-            lane.end()
-            self._come_back()
-            return self._complete(connection, exchange)
+        if not (whole and exchange.is_over and exchange.file is None):
+            return self._continue(connection, exchange)
+        exchange.finish()
+        self._lane.end()
+        self._come_back()
+        return self._complete(connection, exchange)
+
+    def _continue(self, connection: Connection, exchange: Exchange) -> bool:
+        """Leave an answer that has begun to ``_flush``."""
         self._pause(exchange)
         if exchange.file is not None:
             connection.attach(exchange.file)
@@ -414,8 +405,9 @@ class Loop:
         """Return whether the connection is used for the next request; otherwise close it."""
         connection.exchange = None
         if exchange.keep_alive:
-            connection.phase = Phase.READING
-            self._watch(connection, IN)
+            connection.phase = READING
+            if connection.events != IN:
+                self._watch(connection, IN)
             self._timers.arm(connection, self._idle, self._now)
             return True
         if exchange.is_last and not connection.pending:
@@ -427,7 +419,7 @@ class Loop:
     def _resume(self, connection: Connection) -> None:
         """Answer what a client has sent ahead."""
         data, connection.pending = connection.pending, b""
-        self._try_to_advance(connection, data)
+        self._advance(connection, data)
 
     def _go_on(self, connection: Connection) -> None:
         """Act upon an event of a connection from which no request is being read."""

@@ -35,9 +35,10 @@ def test_fields_become_lines_and_facts() -> None:
                 ("Connection", "Close"),
                 ("Keep-Alive", "1"),
                 ("Date", "now"),
-            ]
+            ],
+            b"first",
         )
-        assert fields.lines == [b"A: b\r\n", b"Date: now\r\n"]
+        assert fields.lines == [b"first", b"A: b\r\n", b"Date: now\r\n"]
         assert (fields.length, fields.length_line) == (5, b"content-length: 5\r\n")
         assert (fields.asks_close, fields.has_date, fields.has_server) == (True, True, False)
 
@@ -63,7 +64,7 @@ def test_fields_become_lines_and_facts() -> None:
 def test_a_bad_field_is_a_value_error_however_often(pair: tuple[str, str]) -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match=r".+"):
-            read_fields([pair])
+            read_fields([pair], b"")
 
 
 @pytest.mark.parametrize(
@@ -71,18 +72,18 @@ def test_a_bad_field_is_a_value_error_however_often(pair: tuple[str, str]) -> No
 )
 def test_a_wrong_type_is_a_type_error(headers: object) -> None:
     with pytest.raises(TypeError):
-        read_fields(headers)  # type: ignore[arg-type]
+        read_fields(headers, b"")  # type: ignore[arg-type]
 
 
 def test_two_lengths_must_agree() -> None:
-    assert read_fields([("Content-Length", "5"), ("content-length", "5")]).length == 5
+    assert read_fields([("Content-Length", "5"), ("content-length", "5")], b"").length == 5
     with pytest.raises(ValueError, match="two Content-Length headers, 5 and 6"):
-        read_fields([("Content-Length", "5"), ("Content-Length", "6")])
+        read_fields([("Content-Length", "5"), ("Content-Length", "6")], b"")
 
 
 def test_the_tables_are_bounded() -> None:
     for number in range(TABLE_SIZE + 10):
-        read_fields([("A", str(number))])
+        read_fields([("A", str(number))], b"")
         read_status(f"200 {number}")
     assert len(response._fields) <= TABLE_SIZE
     assert len(response._statuses) <= TABLE_SIZE

@@ -518,7 +518,7 @@ def test_a_drain_ends_when_its_time_is_over_and_a_second_order_shortens_it() -> 
         assert not site.thread.is_alive()
 
 
-def test_an_interrupted_worker_has_given_everything_back() -> None:
+def test_a_worker_gives_everything_back() -> None:
     descriptors = Path("/proc/self/fd")
     gc.collect()  # other tests' sockets
     before = set(descriptors.iterdir())
