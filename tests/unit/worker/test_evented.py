@@ -526,6 +526,7 @@ def test_a_worker_gives_everything_back() -> None:
         with Site(echo, threads=threads) as site, site.connect() as client:
             client.sendall(request("/a") + b"GET")
             read_answer(client)
+            site.orders.drain()  # with time enough to hear that the thread is done
         site.listener.close()
     assert len(set(descriptors.iterdir()) - before) <= 1  # the listing's own
 
