@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import socket
+import termios
 from enum import Enum
 
 from prefork.handlers.wsgi import Body, Cut, Environ, Exchange, FileSpan, Head
@@ -13,6 +15,7 @@ from prefork.handlers.wsgi import Body, Cut, Environ, Exchange, FileSpan, Head
 SENDFILE_SIZE = 1 << 20
 # sendmsg(2) takes IOV_MAX = 1024 pieces at once.
 MAX_PIECES = 512
+NOTHING = bytes(4)  # the int that FIONREAD fills in
 
 
 class Phase(Enum):
@@ -133,6 +136,11 @@ class Connection:
         while not self.flush():
             if not poll.poll(timeout * 1000):
                 raise Cut
+
+    def has_unread(self) -> bool:
+        """Return whether something came that was not read: closing now would reset the connection (RFC 2525 2.17)."""
+        waiting = fcntl.ioctl(self.fd, termios.FIONREAD, NOTHING)
+        return waiting != NOTHING
 
     def shut(self) -> bool:
         """Tell the client that nothing more will come; return whether it was still there to be told."""

@@ -410,10 +410,9 @@ class Loop:
                 self._watch(connection, IN)
             self._timers.arm(connection, self._idle, self._now)
             return True
-        if exchange.is_last and not connection.pending:
-            return self._drop(
-                connection
-            )  # the client said that it sends no more: there is nothing to wait for
+        if exchange.is_last and not connection.pending and not connection.has_unread():
+            # The client said that it sends no more, so there is nothing to wait for.
+            return self._drop(connection)
         return self._leave(connection)
 
     def _resume(self, connection: Connection) -> None:

@@ -87,6 +87,16 @@ def test_a_last_request_ends_the_connection(threads: int) -> None:
         assert read_all(client).endswith(b"GET /a ")
 
 
+def test_what_follows_a_last_request_does_not_destroy_its_answer() -> None:
+    gate = Gate()
+    with Site(gate) as site, site.connect() as client:
+        client.sendall(request("/slow", "Connection: close"))
+        assert gate.inside.wait(LONG)
+        client.sendall(b"\r\n")
+        gate.go_on.set()
+        assert read_all(client).endswith(b"done")
+
+
 @BOTH
 def test_a_large_body_arrives_whole(threads: int) -> None:
     body = bytes(range(256)) * 4000
