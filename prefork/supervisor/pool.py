@@ -190,7 +190,7 @@ class Keeper:
     def note_gone(self, life: Life, now: float) -> list[Action]:
         """Take notice of a worker that is gone, and of what that says about the pool."""
         del self.lives[life.birth]
-        if life.asked:
+        if life.asked or (self.closing and now >= self.closing.doors_at):
             return []
         failure = life.failure or "it cannot be killed"
         if life.generation > self.generation:  # on trial, or already given up

@@ -212,7 +212,8 @@ def _continued(life: Life, _detail: None, _now: float) -> list[Action]:
 
 
 def _exited(life: Life, how: Exit, _now: float) -> list[Action]:
-    expected = life.asked and life.strike is None and how.code == 0
+    # Who says that it leaves and exits with 0 was sent TERM by somebody, or its handler wanted so: that is in order.
+    expected = (life.asked or life.left_queue) and life.strike is None and how.code == 0
     reason = cause(life, how)
     if not life.asked:
         life.failure = life.failure or reason

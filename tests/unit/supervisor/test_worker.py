@@ -286,7 +286,7 @@ class TestCause:
         [
             (ended(State.DRAINING, CLEAN), "clean: replaced", True),
             (ended(State.READY, CLEAN), "it left by itself, exit code 0", False),
-            (ended(State.READY, CLEAN, (Input.LEFT_QUEUE, None)), "clean: it left by itself", False),
+            (ended(State.READY, CLEAN, (Input.LEFT_QUEUE, None)), "clean: it left by itself", True),
             (ended(State.READY, Exit(code=3)), "exit code 3", False),
             (ended(State.DRAINING, Exit(code=3)), "exit code 3", False),
             (ended(State.READY, Exit(signal="SIGSEGV")), "crashed: SIGSEGV", False),
