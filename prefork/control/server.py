@@ -100,7 +100,7 @@ class ControlServer:
         self._inode = _inode(path)
         # Given up for a moment when descriptors run out, so that a waiting client can be taken and closed: left
         # in the queue it would wake the master for ever. The trick is libev's ("special problem of accept()ing").
-        self._reserve = os.open(os.devnull, os.O_RDONLY)
+        self._reserve: int | None = os.open(os.devnull, os.O_RDONLY)
 
     def register(self, selector: selectors.BaseSelector) -> None:
         """Join the master's selector. Every key's data is called by the loop with the mask of events."""
@@ -117,7 +117,7 @@ class ControlServer:
             self._selector.unregister(self._listener)
             self._selector = None
         self._listener.close()
-        os.close(self._reserve)
+        self._give_up_reserve()
 
     def _accept(self, _mask: int) -> None:
         try:
@@ -145,12 +145,17 @@ class ControlServer:
         return ""
 
     def _turn_away(self) -> None:
-        os.close(self._reserve)
-        try:
-            with contextlib.suppress(BlockingIOError):
-                self._listener.accept()[0].close()
-        finally:
+        self._give_up_reserve()
+        # Others may be quicker to take what was given up: then the client waits, and the reserve is got back later.
+        with contextlib.suppress(OSError):
+            self._listener.accept()[0].close()
+        with contextlib.suppress(OSError):
             self._reserve = os.open(os.devnull, os.O_RDONLY)
+
+    def _give_up_reserve(self) -> None:
+        if self._reserve is not None:
+            os.close(self._reserve)
+            self._reserve = None
 
 
 class _Client:

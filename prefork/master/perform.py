@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 from prefork.log import logger
 from prefork.master.charge import Charge
 from prefork.master.server import Death, Server
-from prefork.scoreboard import Snapshot
+from prefork.scoreboard import Board, Snapshot
 from prefork.supervisor import actions, events
 from prefork.supervisor.events import Clock, Pulse
 from prefork.supervisor.worker import CRASHES
@@ -46,13 +48,31 @@ def spawn(server: Server, action: actions.Spawn) -> events.Spawned | events.Spaw
 
 
 def _fork(server: Server, action: actions.Spawn) -> Charge:
-    board = server.board_for(action.pool)
-    row = board.claim()
-    ours, theirs = channel.pair()
-    stacks_read, stacks_write = os.pipe()
-    os.set_blocking(stacks_read, False)
+    """Return a worker that was just forked. Raises OSError or IndexError, with everything given back."""
+    with ExitStack() as masters, ExitStack() as workers:
+        board = server.board_for(action.pool)
+        row = board.claim()
+        masters.callback(board.release, row)
+        ours, theirs = channel.pair()
+        masters.callback(ours.close)
+        workers.callback(theirs.close)
+        stacks_read, stacks_write = os.pipe()
+        masters.callback(os.close, stacks_read)
+        workers.callback(os.close, stacks_write)
+        os.set_blocking(stacks_read, False)
+        post = _post(server, action, board, row, theirs, stacks_write)
+        child = process.fork(lambda: main.run(post))
+        masters.pop_all()
+    return Charge(
+        action.birth, action.pool, action.slot, action.generation, child, ours, board, row, stacks_read
+    )
+
+
+def _post(
+    server: Server, action: actions.Spawn, board: Board, row: int, theirs: socket.socket, stacks: int
+) -> Post:
     plan = server.plan_for(action.generation)
-    post = Post(
+    return Post(
         pool=action.pool,
         slot=action.slot,
         generation=action.generation,
@@ -64,21 +84,8 @@ def _fork(server: Server, action: actions.Spawn) -> Charge:
         row=row,
         listeners=server.sockets_of(action.pool),
         channel=theirs,
-        stacks=stacks_write,
+        stacks=stacks,
         log_descriptor=plan.log_descriptor,
-    )
-    try:
-        child = process.fork(lambda: main.run(post))
-    except OSError:
-        ours.close()
-        os.close(stacks_read)
-        board.release(row)
-        raise
-    finally:
-        theirs.close()
-        os.close(stacks_write)
-    return Charge(
-        action.birth, action.pool, action.slot, action.generation, child, ours, board, row, stacks_read
     )
 
 

@@ -6,7 +6,6 @@ thread. With ``threads = 1`` that thread is the main one.
 
 from __future__ import annotations
 
-import array
 import fcntl
 import select
 import socket
@@ -31,6 +30,10 @@ from prefork.worker.threads import start_vital
 LINGER = 1.0
 LINGER_BYTES = 1024 * 1024
 READ_SIZE = 65536
+# FIONREAD's answer, a C int, for a connection without unread data (tcp(7), unix(7)).
+NOTHING = bytes(4)
+# Threads that find the same shortage within so many seconds say so once; each tries again five times a second.
+SAME_SHORTAGE = 0.5
 
 
 def serve(
@@ -62,19 +65,28 @@ class Crew:
         self.gate = threading.Lock()
         self.leftovers: deque[Accepted] = deque()
         self._has_left = False
-        self._changed = threading.Condition(threading.Lock())
+        self._short_at = 0.0
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
 
     def begin(self) -> None:
         """Count one more connection."""
-        with self._changed:
+        with self._lock:
             self.held += 1
             self._show()
 
     def end(self) -> None:
         """Count one connection less."""
-        with self._changed:
+        with self._lock:
             self.held -= 1
             self._show()
+
+    def report_shortage(self, message: str) -> None:
+        """Log what keeps a thread from accepting, unless another one has just done so; the gate is closed."""
+        now = time.monotonic()
+        if now - self._short_at > SAME_SHORTAGE:
+            logger.error("%s", message)
+        self._short_at = now
 
     def leave(self, acceptor: Acceptor) -> None:
         """Leave the queue for the whole worker, by whichever thread comes first; the others are busy or follow."""
@@ -123,7 +135,9 @@ class Hand:
         self._epoll = select.epoll()
         self._epoll.register(crew.orders.wake_fd, select.EPOLLIN)
         limit = crew.pool.max_connections
-        self._acceptor = Acceptor(self._epoll, listeners, crew.row.least_of_others, limit, logger.error)
+        self._acceptor = Acceptor(
+            self._epoll, listeners, crew.row.least_of_others, limit, crew.report_shortage
+        )
         self._acceptor.settle(0, time.monotonic())
 
     def run(self) -> None:
@@ -141,17 +155,21 @@ class Hand:
 
     def _turn(self) -> None:
         acceptor, crew = self._acceptor, self._crew
-        wait = None if acceptor.due is None else max(0.0, acceptor.due - time.monotonic())
-        ready = self._epoll.poll(wait)
-        now = time.monotonic()
-        for descriptor, _ in ready:
-            if descriptor in acceptor.descriptors:
-                acceptor.signal(descriptor, now)
+        if not acceptor.is_hopeful:
+            self._wait()
         with crew.gate:
-            accepted = acceptor.take(now, most=1) if self._orders.drain_by is None else []
+            accepted = acceptor.take(time.monotonic(), most=1) if self._orders.drain_by is None else []
         for connection, address in accepted:
             self._serve(connection, address)
-        acceptor.settle(crew.held, now)
+            acceptor.hope()
+        acceptor.settle(crew.held, time.monotonic())
+
+    def _wait(self) -> None:
+        acceptor = self._acceptor
+        wait = None if acceptor.due is None else max(0.0, acceptor.due - time.monotonic())
+        for descriptor, _ in self._epoll.poll(wait):
+            if descriptor in acceptor.descriptors:
+                acceptor.signal(descriptor, time.monotonic())
 
     def _serve(self, connection: socket.socket, address: Any) -> None:
         crew = self._crew
@@ -204,9 +222,7 @@ def _close(connection: socket.socket) -> None:
 
 
 def _has_unread(connection: socket.socket) -> bool:
-    waiting = array.array("i", [0])
-    fcntl.ioctl(connection.fileno(), termios.FIONREAD, waiting)
-    return waiting[0] > 0
+    return fcntl.ioctl(connection.fileno(), termios.FIONREAD, NOTHING) != NOTHING
 
 
 def _read_to_end(connection: socket.socket) -> None:
