@@ -104,10 +104,8 @@ class Loop:
         self._now = time.monotonic()
         self._has_deadlines = bool(pool.stall_timeout or pool.request_timeout)
         self._held = 0  # connections, when the acceptor was last told
-        self._fresh, self._idle = (
-            HEAD,
-            IDLE,
-        )  # the deadlines of connections without a request, new and kept alive
+        # The deadlines of connections without a request, new and kept alive.
+        self._fresh, self._idle = HEAD, IDLE
         self._mailbox: Mailbox[Connection] = Mailbox()
         self._running = 0
         self._lane = worker.enter_lane(0)
