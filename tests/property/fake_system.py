@@ -22,8 +22,8 @@ from prefork.units import Address, Share, TcpAddress
 
 PORTS = [TcpAddress("127.0.0.1", port) for port in (8000, 8001, 8002)]
 SOON = (0.0, 0.01, 0.3, 2.0)
-# What may be handled at one instant before we call it spinning: every worker may have something to say.
-BURST = 200
+# One deadline may lead to another that is due at once, but not for ever.
+SPINNING = 4
 
 
 def config(*pools: Pool) -> Config:
@@ -80,7 +80,7 @@ class FakeSystem:
         self._agenda: list[tuple[float, int, Event]] = []
         self._order = count()
         self._nested = nested
-        self._burst = 0
+        self._ticks = 0
 
     # Time.
 
@@ -114,6 +114,7 @@ class FakeSystem:
             return False
         self._pass_time(coming)
         if self._agenda and self._agenda[0][0] <= self.now:
+            self._ticks = 0
             self._happen(heapq.heappop(self._agenda)[2])
         else:
             self._tick()
@@ -126,15 +127,14 @@ class FakeSystem:
             self.step()
 
     def _pass_time(self, to: float) -> None:
-        self._burst = self._burst + 1 if to <= self.now else 0
-        assert self._burst < BURST, "the loop spins"
+        self._ticks = 0 if to > self.now else self._ticks
         self.now = max(self.now, to)
         self._check_clocks()
 
     def _tick(self) -> None:
-        before = self.supervisor.next_deadline()
+        self._ticks += 1
+        assert self._ticks < SPINNING, "the loop spins"
         self.tell(events.Tick())
-        assert self.ended or self.supervisor.next_deadline() != before, "a deadline passed and is still due"
 
     # What happens by itself.
 
@@ -191,6 +191,7 @@ class FakeSystem:
         before = self._ready_lives()
         asked = self.supervisor.handle(event, self.now)
         self._check_floor(before)
+        self._check_probes(asked)
         return asked
 
     def _perform(self, action: Action) -> Event | None:
@@ -305,6 +306,17 @@ class FakeSystem:
             if retired and not keeper.resting and keeper.closing is None:
                 ready = sum(life.state is State.READY for life in serving)
                 assert ready >= keeper.wanted, f"{len(retired)} retired, {ready} of {keeper.wanted} ready"
+
+    def _check_probes(self, asked: list[Action]) -> None:
+        """While a pool's workers fail, one at a time is tried."""
+        for spawn in asked:
+            keeper = (
+                self.supervisor.keepers.get(spawn.pool.name) if isinstance(spawn, actions.Spawn) else None
+            )
+            if keeper is not None and keeper._pause and spawn.generation == keeper.generation:
+                lives = [life for life in keeper.lives.values() if life.generation == keeper.generation]
+                tried = [life for life in lives if life.ready_at is None and not life.asked]
+                assert len(tried) == 1, "two are tried at once"
 
     def _check_clocks(self) -> None:
         """No request of a serving worker has been overdue for more than a moment."""
