@@ -344,5 +344,6 @@ class FakeSystem:
             wanted = 0 if keeper.resting else keeper.wanted
             assert states == [(State.READY, keeper.generation)] * wanted
             assert len({life.slot for life in keeper.lives.values()}) == wanted
+            assert not any(life.lost or life.halted for life in keeper.lives.values())
             assert keeper.degraded is None
         assert self.open == all_keyed(self.adopted).keys()
