@@ -113,6 +113,13 @@ class TestLanes:
         assert board.read(0).current == (Request("GET /", 100.0, 500.0),)
         assert board.read(0).requests == 0
 
+    def test_a_request_that_waits_for_its_client_has_no_deadline_and_is_not_counted_yet(self) -> None:
+        board = ready_board(0)
+        lane = board.row(0).lanes[0]
+        lane.begin(b"GET /", 100.0, 30.0)
+        lane.pause()
+        assert (board.read(0).current, board.read(0).requests, lane.is_busy) == ((), 0, False)
+
     def test_requests_of_all_lanes_count(self) -> None:
         board = Board(rows=1, lanes=3)
         for lane in board.row(board.claim()).lanes:
