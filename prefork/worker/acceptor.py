@@ -5,7 +5,7 @@ others go first, and takes a connection only if it still waits after a head star
 being registered with epoll, so it costs nothing while nobody connects:
 
     EAGER   exclusive and level-triggered: the kernel wakes one eager worker per connection, not all of them
-    MODEST  edge-triggered: woken by every arrival, looks again HEAD_START later
+    MODEST  edge-triggered: woken by every arrival, looks again HEAD_START later; what it leaves is reported anew
     PAUSED  not registered: at the limit of connections, or out of descriptors
 
 An exclusive registration cannot be modified, only removed and added (epoll_ctl(2)); what is waiting at that moment
@@ -22,7 +22,8 @@ from enum import Enum
 from typing import Any
 
 # How much later than the others a worker that holds more of the connections tries to accept.
-HEAD_START = 0.005
+# An idle worker takes far less to wake up, but on a starved machine it has to wait for its turn.
+HEAD_START = 0.01
 # How long a worker without free descriptors or memory waits before it tries again; nginx waits 0.5 s.
 SHORTAGE_PAUSE = 0.2
 SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -85,7 +86,7 @@ class Acceptor:
         """Return the connections that it is this worker's turn to accept.
 
         At most one from each listener, so that each is weighed against what the others hold; and at most ``most``
-        in all. What is left behind is reported or looked for again.
+        in all. What is left behind is reported again.
         """
         if self._mode is not Mode.EAGER and (self.due is None or now < self.due):
             return []
@@ -96,6 +97,8 @@ class Acceptor:
         for descriptor in sorted(self._signalled):
             if len(taken) != most and (accepted := self._accept(descriptor, now)) is not None:
                 taken.append(accepted)
+        if self._mode is Mode.MODEST:
+            self._report_anew()
         return taken
 
     def settle(self, held: int, now: float) -> None:
@@ -140,7 +143,7 @@ class Acceptor:
         self.due = None
 
     def _accept(self, descriptor: int, now: float) -> Accepted | None:
-        """Accept one connection; one that is left behind is reported again (EAGER) or looked for again (MODEST)."""
+        """Accept one connection, if there is one."""
         try:
             accepted = self.descriptors[descriptor].accept()
         except BlockingIOError:
@@ -151,9 +154,13 @@ class Acceptor:
             return None
         if self._mode is Mode.EAGER:
             self._signalled.discard(descriptor)
-        else:
-            self.due = now + HEAD_START
         return accepted
+
+    def _report_anew(self) -> None:
+        """Have epoll report these listeners again if anybody is left there: an edge shows once."""
+        for descriptor in self._signalled:
+            self._epoll.modify(descriptor, Mode.MODEST.value)
+        self._signalled.clear()
 
     def _forget(self, descriptor: int) -> None:
         """Leave a listener that is shut; epoll would report its end for ever."""

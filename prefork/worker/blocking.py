@@ -1,7 +1,7 @@
 """The classic worker for socket handlers: each of its threads accepts a connection, handles it, closes it.
 
-Every thread waits on an epoll object of its own for the shared listeners, so nothing is handed from thread to
-thread. With ``threads = 1`` that thread is the main one.
+All threads wait on one epoll object for the listeners, so nothing is handed from thread to thread, and the worker
+as a whole steps back when it holds more connections than its siblings. With ``threads = 1`` that thread is the main one.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import select
 import socket
+import sys
 import termios
 import threading
 import time
@@ -32,7 +33,7 @@ LINGER_BYTES = 1024 * 1024
 READ_SIZE = 65536
 # FIONREAD's answer, a C int, for a connection without unread data (tcp(7), unix(7)).
 NOTHING = bytes(4)
-# Threads that find the same shortage within so many seconds say so once; each tries again five times a second.
+# A shortage that goes on is reported once; it is tried again five times a second.
 SAME_SHORTAGE = 0.5
 
 
@@ -41,7 +42,8 @@ def serve(
 ) -> None:
     """Serve connections until the worker has drained."""
     crew = Crew(worker, row, orders, handle, pool)
-    hands = [Hand(crew, listeners, number) for number in range(pool.threads)]
+    crew.listen(listeners)
+    hands = [Hand(crew, number) for number in range(pool.threads)]
     orders.say_ready()
     if len(hands) == 1:
         hands[0].run()
@@ -52,7 +54,7 @@ def serve(
 
 
 class Crew:
-    """What the threads of one worker share."""
+    """What the threads of one worker share: how it stands to the queue, and how many connections it holds."""
 
     def __init__(self, worker: Worker, row: Row, orders: Orders, handle: Handle, pool: Pool) -> None:
         self.worker = worker
@@ -60,43 +62,66 @@ class Crew:
         self.orders = orders
         self.handle = handle
         self.pool = pool
-        self.held = 0
-        # Accepting and closing the listeners exclude each other: a closed descriptor's number may be reused.
-        self.gate = threading.Lock()
-        self.leftovers: deque[Accepted] = deque()
+        self._held = 0
         self._has_left = False
+        self._leftovers: deque[Accepted] = deque()
         self._short_at = 0.0
+        self._epoll = select.epoll()
+        self._epoll.register(orders.wake_fd, select.EPOLLIN)
+        # Accepting and closing the listeners exclude each other: a closed descriptor's number may be reused.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
 
-    def begin(self) -> None:
-        """Count one more connection."""
-        with self._lock:
-            self.held += 1
-            self._show()
+    def listen(self, listeners: Sequence[socket.socket]) -> None:
+        """Join the queue of the listeners."""
+        most = self.pool.max_connections
+        # The threads are a limit by themselves: nobody accepts while all of them are busy.
+        limit = most if most < self.pool.threads else sys.maxsize
+        self._acceptor = Acceptor(
+            self._epoll, listeners, self.row.least_of_others, limit, self._report_shortage
+        )
+        self._acceptor.settle(0, time.monotonic())
 
-    def end(self) -> None:
+    def next_connection(self) -> Accepted | None:
+        """Wait until something happens, and return a connection if it is for the calling thread.
+
+        It counts as held from here on. None may also mean that the worker drains.
+        """
+        due = self._acceptor.due
+        ready = self._epoll.poll(None if due is None else max(0.0, due - time.monotonic()))
+        with self._lock:
+            if self.orders.drain_by is not None or self._has_left:
+                return None
+            now = time.monotonic()
+            for descriptor, _ in ready:
+                if descriptor in self._acceptor.descriptors:
+                    self._acceptor.signal(descriptor, now)
+            accepted = self._acceptor.take(now, most=1)
+            self._hold(len(accepted), now)
+        return accepted[0] if accepted else None
+
+    def next_leftover(self) -> Accepted | None:
+        """Return a connection that waited when the worker left the queue, as long as there are any."""
+        with self._lock:
+            if not self._leftovers:
+                return None
+            self._hold(1, 0.0)
+            return self._leftovers.popleft()
+
+    def release(self) -> None:
         """Count one connection less."""
         with self._lock:
-            self.held -= 1
-            self._show()
+            self._hold(-1, time.monotonic())
 
-    def report_shortage(self, message: str) -> None:
-        """Log what keeps a thread from accepting, unless another one has just done so; the gate is closed."""
-        now = time.monotonic()
-        if now - self._short_at > SAME_SHORTAGE:
-            logger.error("%s", message)
-        self._short_at = now
-
-    def leave(self, acceptor: Acceptor) -> None:
+    def leave(self) -> None:
         """Leave the queue for the whole worker, by whichever thread comes first; the others are busy or follow."""
-        with self.gate:
+        with self._lock:
             if self._has_left:
                 return
             self._has_left = True
             if self.orders.empty_queue:
-                self.leftovers.extend(acceptor.empty_queue())
-            acceptor.close()
+                self._leftovers.extend(self._acceptor.empty_queue())
+            self._acceptor.close()
         self.orders.leave_queue()
 
     def finish(self, hand: Hand) -> None:
@@ -118,62 +143,46 @@ class Crew:
         assert self.orders.drain_by is not None
         return min(max(busy, default=0.0), self.orders.drain_by)
 
-    def _show(self) -> None:
-        self.row.set_connections(self.held)
-        self.row.set_busy(self.held >= self.pool.threads)
+    def _hold(self, more: int, now: float) -> None:
+        if more:
+            self._held += more
+            self.row.set_connections(self._held)
+            self.row.set_busy(self._held >= self.pool.threads)
+        if not self._has_left:
+            self._acceptor.settle(self._held, now)
+
+    def _report_shortage(self, message: str) -> None:
+        """Log what keeps the worker from accepting, unless another thread has just done so."""
+        now = time.monotonic()
+        if now - self._short_at > SAME_SHORTAGE:
+            logger.error("%s", message)
+        self._short_at = now
 
 
 class Hand:
     """One thread of the worker."""
 
-    def __init__(self, crew: Crew, listeners: Sequence[socket.socket], number: int) -> None:
+    def __init__(self, crew: Crew, number: int) -> None:
         self.number = number
         self.lane: Lane = crew.row.lanes[number]
         self.is_done = False
         self._crew = crew
         self._orders = crew.orders
-        self._epoll = select.epoll()
-        self._epoll.register(crew.orders.wake_fd, select.EPOLLIN)
-        limit = crew.pool.max_connections
-        self._acceptor = Acceptor(
-            self._epoll, listeners, crew.row.least_of_others, limit, crew.report_shortage
-        )
-        self._acceptor.settle(0, time.monotonic())
 
     def run(self) -> None:
         """Accept and handle connections, one at a time, until the worker drains."""
         crew = self._crew
         crew.worker.enter_lane(self.number)
         while self._orders.drain_by is None:
-            self._turn()
-        crew.leave(self._acceptor)
-        self._epoll.close()
-        while crew.leftovers:
-            with suppress(IndexError):  # another thread was quicker
-                self._serve(*crew.leftovers.popleft())
+            if (accepted := crew.next_connection()) is not None:
+                self._serve(*accepted)
+        crew.leave()
+        while (accepted := crew.next_leftover()) is not None:
+            self._serve(*accepted)
         crew.finish(self)
-
-    def _turn(self) -> None:
-        acceptor, crew = self._acceptor, self._crew
-        if not acceptor.is_hopeful:
-            self._wait()
-        with crew.gate:
-            accepted = acceptor.take(time.monotonic(), most=1) if self._orders.drain_by is None else []
-        for connection, address in accepted:
-            self._serve(connection, address)
-            acceptor.hope()
-        acceptor.settle(crew.held, time.monotonic())
-
-    def _wait(self) -> None:
-        acceptor = self._acceptor
-        wait = None if acceptor.due is None else max(0.0, acceptor.due - time.monotonic())
-        for descriptor, _ in self._epoll.poll(wait):
-            if descriptor in acceptor.descriptors:
-                acceptor.signal(descriptor, time.monotonic())
 
     def _serve(self, connection: socket.socket, address: Any) -> None:
         crew = self._crew
-        crew.begin()
         self.lane.begin(_name(address), time.monotonic(), crew.pool.request_timeout)
         if self.lane.deadline and not crew.row.is_watched():
             self._orders.wake_master()
@@ -190,7 +199,7 @@ class Hand:
         finally:
             _close(connection)
             self.lane.end()
-            crew.end()
+            crew.release()
 
 
 def _name(address: Any) -> bytes:
