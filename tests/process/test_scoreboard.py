@@ -11,10 +11,11 @@ from contextlib import contextmanager
 
 from prefork.scoreboard import Board, Lane, Snapshot, State
 
-WRITERS = 25
+WRITERS = 10
 # Each text is one character over and over, as are its times: a record made of two shows at a glance.
 LETTERS = b"abcdefghijklmnopqrstuvwxyz"
 READS = 400
+PATIENCE = 30.0
 
 
 def write_for_ever(lane: Lane, ready: int) -> None:
@@ -54,26 +55,28 @@ def assert_whole(snapshot: Snapshot) -> None:
         assert request.deadline in (number * 2.0, number * 3.0)
 
 
-def read_for_a_while(board: Board) -> set[str]:
-    """Read while it is written; return which texts were seen."""
-    seen = set()
-    for _ in range(random.randrange(READS)):
+def read_while_written(board: Board) -> None:
+    """Read until the writer was seen at two requests, and then on for a random while."""
+    seen: set[str] = set()
+    more = random.randrange(READS)
+    deadline = time.monotonic() + PATIENCE
+    while len(seen) < 2 or more > 0:
+        assert time.monotonic() < deadline, "the writer does not write"
+        more -= 1
         snapshot = board.read(0)
         assert_whole(snapshot)
         seen |= {request.what for request in snapshot.current}
-    return seen
+        os.sched_yield()  # on a busy machine the writer may wait for this very processor
 
 
 def test_no_torn_record_is_ever_shown_not_even_one_that_its_writer_left_behind() -> None:
-    seen: set[str] = set()
     for _ in range(WRITERS):
         board = Board(rows=1, lanes=1)
         board.claim()
         with writer(board):
-            seen |= read_for_a_while(board)
+            read_while_written(board)
         assert_whole(board.read(0))
         assert board.read(0) == board.read(0)
-    assert len(seen) > 5, "the writers were not caught writing"
 
 
 def test_reading_takes_no_time_whatever_the_writer_does() -> None:
