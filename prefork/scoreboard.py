@@ -29,6 +29,8 @@ COPY = struct.Struct(f"@QddH{TEXT_SIZE}s")
 COPY_HEAD = struct.Struct("@Qd")
 LANE_SIZE = LANE_WORDS * WORD + 2 * COPY.size
 READ_TRIES = 64
+# Who has been busy for less than this is about to be free again: most requests take less.
+MOMENT = 0.01
 
 # Words of the header, of a row's figures and of a lane.
 WATCHED, USED = range(2)
@@ -171,9 +173,9 @@ class Row:
         """Say how many connections the worker holds."""
         self._words[self._first + CONNECTIONS] = count
 
-    def set_busy(self, busy: bool) -> None:
-        """Say whether the worker could not take one more request right now."""
-        self._words[self._first + BUSY] = busy
+    def set_busy(self, since: float) -> None:
+        """Say since when the worker could not take one more request; 0 if it could."""
+        self._times[self._first + BUSY] = since
 
     def turn(self, now: float, timeout: float) -> None:
         """Say that the event loop has woken up and by when it must have come round (``timeout`` 0: whenever)."""
@@ -188,12 +190,14 @@ class Row:
         """Return whether the master looks at the board now and then (see ``Board.watch``)."""
         return self._words[WATCHED] != 0
 
-    def least_of_others(self) -> int | None:
-        """Return the smallest number of connections held by another worker that could take one now, if any."""
-        words, first = self._words, self._first
+    def least_of_others(self, now: float) -> int | None:
+        """Return the smallest number of connections held by another worker that could take one soon, if any."""
+        words, times, first = self._words, self._times, self._first
         least = None
         for other in range(HEADER_WORDS, HEADER_WORDS + words[USED] * self._stride, self._stride):
-            if other != first and words[other + STATE] == State.READY and not words[other + BUSY]:
+            if other == first or words[other + STATE] != State.READY:
+                continue
+            if not 0.0 < times[other + BUSY] < now - MOMENT:
                 count = words[other + CONNECTIONS]
                 if least is None or count < least:
                     least = count

@@ -147,7 +147,7 @@ class Crew:
         if more:
             self._held += more
             self.row.set_connections(self._held)
-            self.row.set_busy(self._held >= self.pool.threads)
+            self.row.set_busy(now if self._held >= self.pool.threads else 0.0)
         if not self._has_left:
             self._acceptor.settle(self._held, now)
 

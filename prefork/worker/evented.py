@@ -146,7 +146,7 @@ class Loop:
         timeout = self._choose_timeout()
         self._row.rest()
         if self._threads is None:
-            self._row.set_busy(False)
+            self._row.set_busy(0.0)
         events = self._epoll.poll(timeout)
         self._mailbox.wake_up()
         self._now = time.monotonic()
@@ -182,7 +182,7 @@ class Loop:
     def _arm_clock(self) -> None:
         self._row.turn(self._now, self._pool.stall_timeout)
         if self._threads is None:
-            self._row.set_busy(True)
+            self._row.set_busy(self._now)
         if self._has_deadlines and not self._row.is_watched():
             self._orders.wake_master()
 
@@ -437,8 +437,11 @@ class Loop:
         threads.put(partial(self._run_in_thread, connection))
 
     def _count_running(self, more: int) -> None:
+        was_busy = self._running >= self._pool.threads
         self._running += more
-        self._row.set_busy(self._running >= self._pool.threads)
+        is_busy = self._running >= self._pool.threads
+        if is_busy != was_busy:
+            self._row.set_busy(self._now if is_busy else 0.0)
 
     def _run_in_thread(self, connection: Connection, lane: Lane) -> None:
         exchange = connection.exchange

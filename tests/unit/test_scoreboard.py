@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.scoreboard import (
+    MOMENT,
     SEQUENCE,
     TEXT_SIZE,
     WORD,
@@ -16,6 +17,8 @@ from prefork.scoreboard import (
     State,
     copy_at,
 )
+
+NOW = 100.0
 
 
 def ready_board(*connections: int) -> Board:
@@ -156,26 +159,31 @@ class TestLanes:
 class TestLeastOfOthers:
     def test_it_is_the_smallest_figure_of_another_ready_worker(self) -> None:
         board = ready_board(5, 3, 9)
-        assert board.row(0).least_of_others() == 3
-        assert board.row(1).least_of_others() == 5
+        assert board.row(0).least_of_others(NOW) == 3
+        assert board.row(1).least_of_others(NOW) == 5
 
     def test_alone_there_is_nobody(self) -> None:
-        assert ready_board(5).row(0).least_of_others() is None
+        assert ready_board(5).row(0).least_of_others(NOW) is None
 
     @pytest.mark.parametrize("state", [State.FREE, State.STARTING, State.DRAINING])
     def test_whoever_does_not_accept_does_not_count(self, state: State) -> None:
         board = ready_board(5, 0)
         board.row(1).set_state(state)
-        assert board.row(0).least_of_others() is None
+        assert board.row(0).least_of_others(NOW) is None
 
-    def test_whoever_is_busy_does_not_count(self) -> None:
+    def test_whoever_has_been_busy_for_some_time_does_not_count(self) -> None:
         board = ready_board(5, 0, 4)
-        board.row(1).set_busy(True)
-        assert board.row(0).least_of_others() == 4
-        board.row(1).set_busy(False)
-        assert board.row(0).least_of_others() == 0
+        board.row(1).set_busy(NOW - 2 * MOMENT)
+        assert board.row(0).least_of_others(NOW) == 4
+        board.row(1).set_busy(0.0)
+        assert board.row(0).least_of_others(NOW) == 0
+
+    def test_whoever_is_busy_for_a_moment_counts(self) -> None:
+        board = ready_board(5, 0)
+        board.row(1).set_busy(NOW - MOMENT / 2)
+        assert board.row(0).least_of_others(NOW) == 0
 
     def test_the_dead_do_not_count(self) -> None:
         board = ready_board(5, 0)
         board.release(1)
-        assert board.row(0).least_of_others() is None
+        assert board.row(0).least_of_others(NOW) is None
