@@ -52,7 +52,8 @@ class Acceptor:
     Args:
         epoll: the loop's poll object.
         listeners: the listening sockets, non-blocking.
-        least_of_others: the smallest number of connections of another worker that could take the next one.
+        least_of_others: given the time, the smallest number of connections of another worker that could take the
+            next one.
         limit: how many connections may be held at once.
         report: called once with a message each time descriptors run out.
 
@@ -62,7 +63,7 @@ class Acceptor:
         self,
         epoll: select.epoll,
         listeners: Sequence[socket.socket],
-        least_of_others: Callable[[], int | None],
+        least_of_others: Callable[[float], int | None],
         limit: int,
         report: Callable[[str], None],
     ) -> None:
@@ -108,7 +109,7 @@ class Acceptor:
         elif now < self._short_until:
             self._stand(Mode.PAUSED)
             self.due = self._short_until
-        elif held >= 2 and self._holds_clearly_more(held):
+        elif held >= 2 and self._holds_clearly_more(held, now):
             self._stand(Mode.MODEST)
         else:
             self._stand(Mode.EAGER)
@@ -125,8 +126,8 @@ class Acceptor:
         self.descriptors.clear()
         self.due = None
 
-    def _holds_clearly_more(self, held: int) -> bool:
-        least = self._least_of_others()
+    def _holds_clearly_more(self, held: int, now: float) -> bool:
+        least = self._least_of_others(now)
         # One eighth keeps 200 connections over four workers well within 1.5 : 1 and changes modes rarely.
         return least is not None and held - least > max(1, least // 8)
 
