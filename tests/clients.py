@@ -119,6 +119,8 @@ class Load:
             self._note("refused")
         except FileNotFoundError:
             self._note("refused", "no such socket")
+        except BlockingIOError:
+            self._note("full", "a Unix socket's queue has no room (connect(2), EAGAIN)")
         except ConnectionError as error:
             self._note("reset", repr(error))
         except EOFError as error:
