@@ -182,7 +182,9 @@ class Loop:
     def _reload(self) -> None:
         """Read the configuration, open what it needs, and roll it out. Raises PreforkError, with nothing changed."""
         if self._supervisor.phase is Phase.STOPPING:
-            raise CommandError("the server is stopping")  # opening listeners now would let clients in for a reset
+            raise CommandError(
+                "the server is stopping"
+            )  # opening listeners now would let clients in for a reset
         config = self._read()
         change = compare(self._server.config, config)
         for key in change.fixed:

@@ -74,36 +74,36 @@ class Acceptor:
         self._limit = limit
         self._report = report
         self._mode = Mode.PAUSED
-        self._signalled: set[int] = set()
+        self._signalled: dict[int, None] = {}  # an ordered set: who was reported first is asked first
         self._short_until = 0.0
 
     def signal(self, descriptor: int, now: float) -> None:
         """Note that epoll reported a listener."""
-        self._signalled.add(descriptor)
+        self._signalled.setdefault(descriptor)
         if self._mode is Mode.MODEST and self.due is None:
             self.due = now + HEAD_START
 
-    def take(self, now: float, most: int | None = None) -> list[Accepted]:
-        """Return the connections that it is this worker's turn to accept.
+    def take(self, now: float) -> Accepted | None:
+        """Return a connection if it is this worker's turn to accept one.
 
-        At most one from each listener, so that each is weighed against what the others hold; and at most ``most``
-        in all. What is left behind is reported again.
+        One at a time, so that each is weighed against what the others hold. What is left behind is reported again.
         """
         if self._mode is not Mode.EAGER and (self.due is None or now < self.due):
-            return []
+            return None
         self.due = None
         if self._mode is Mode.PAUSED:
-            return []  # a shortage is over: the caller's settle() comes next
-        taken: list[Accepted] = []
-        for descriptor in sorted(self._signalled):
-            if len(taken) != most and (accepted := self._accept(descriptor, now)) is not None:
-                taken.append(accepted)
+            return None  # a shortage is over: the caller's settle() comes next
+        accepted = None
+        while self._signalled and accepted is None:
+            accepted = self._accept(next(iter(self._signalled)), now)
         if self._mode is Mode.MODEST:
             self._report_anew()
-        return taken
+        return accepted
 
     def settle(self, held: int, now: float) -> None:
         """Choose how to stand to the queue, given how many connections this worker holds."""
+        if held < 2 and held < self._limit and self._mode is Mode.EAGER:
+            return  # the usual case, once or twice for each connection
         if held >= self._limit:
             self._stand(Mode.PAUSED)
         elif now < self._short_until:
@@ -148,13 +148,13 @@ class Acceptor:
         try:
             accepted = self.descriptors[descriptor].accept()
         except BlockingIOError:
-            self._signalled.discard(descriptor)
+            self._signalled.pop(descriptor, None)
             return None
         except OSError as error:
             self._endure(error, descriptor, now)
             return None
         if self._mode is Mode.EAGER:
-            self._signalled.discard(descriptor)
+            self._signalled.pop(descriptor, None)
         return accepted
 
     def _report_anew(self) -> None:
@@ -167,7 +167,7 @@ class Acceptor:
         """Leave a listener that is shut; epoll would report its end for ever."""
         if self._mode is not Mode.PAUSED:
             self._epoll.unregister(descriptor)
-        self._signalled.discard(descriptor)
+        self._signalled.pop(descriptor, None)
         self.descriptors.pop(descriptor).close()
 
     def _accept_all(self, descriptor: int) -> list[Accepted]:

@@ -96,9 +96,9 @@ class Crew:
             for descriptor, _ in ready:
                 if descriptor in self._acceptor.descriptors:
                     self._acceptor.signal(descriptor, now)
-            accepted = self._acceptor.take(now, most=1)
-            self._hold(len(accepted), now)
-        return accepted[0] if accepted else None
+            accepted = self._acceptor.take(now)
+            self._hold(int(accepted is not None), now)
+        return accepted
 
     def next_leftover(self) -> Accepted | None:
         """Return a connection that waited when the worker left the queue, as long as there are any."""

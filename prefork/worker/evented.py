@@ -212,7 +212,8 @@ class Loop:
     def _accept(self, is_signalled: bool) -> None:
         due = self._acceptor.due
         if is_signalled or (due is not None and self._now >= due):
-            for accepted in self._acceptor.take(self._now):
+            accepted = self._acceptor.take(self._now)
+            if accepted is not None:
                 self._adopt(accepted)
             self._settle()
 
