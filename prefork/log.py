@@ -1,8 +1,8 @@
 """The log: one record, one line's start, one ``write``; text for people or JSON for programs.
 
 A record names the process it is about first (``web/2 gen=1 pid=4711``), which need not be the one that writes it.
-Lines are written with a single write(2) on an O_APPEND descriptor, so those of many processes never mix. A full disk
-or a reader that does not read costs lines, never a request; how many were lost is said as soon as it can be.
+A file takes each record with a single write(2) on an O_APPEND descriptor, so those of many processes never mix. A full
+disk or a reader that does not read costs lines, never a request; how many were lost is said as soon as it can be.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import select
+import stat
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +24,8 @@ logger = logging.getLogger("prefork")
 # What a terminal or a log viewer could take for a command; line ends and tabs are laid out by the formatter.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 STDERR = 2
+# A reader that is slow, and not stuck, gets the whole of a long record if it takes a part of it every so many seconds.
+PATIENCE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +83,21 @@ class Destination(logging.Handler):
         super().__init__()
         self.descriptor = descriptor
         self.lost = 0
+        self._is_torn = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record, or count it as lost."""
-        line = self.format(record)
-        if self.lost:
-            line = f"({self.lost} lines of this log were lost: its destination was full or gone)\n{line}"
-        if write_line(self.descriptor, line):
+        if self.lost and self._write(self.format(_loss(self.lost))):
             self.lost = 0
-        else:
+        if self.lost or not self._write(self.format(record)):
             self.lost += 1
+
+    def _write(self, text: str) -> bool:
+        """Write a record whole, on a line of its own, and return whether that was possible."""
+        data = b"\n" * self._is_torn + text.encode("utf-8", "backslashreplace") + b"\n"
+        written = write_nowait(self.descriptor, data)
+        self._is_torn = written < len(data) and (written > 0 or self._is_torn)
+        return written == len(data)
 
     def reopen(self, descriptor: int) -> None:
         """Write to another descriptor from now on; the old one is closed unless it is a standard stream."""
@@ -136,22 +144,32 @@ def close_file(descriptor: int) -> None:
         os.close(descriptor)
 
 
-def write_line(descriptor: int, line: str) -> bool:
-    """Write a line without waiting for room; return whether it was written.
+def write_nowait(descriptor: int, data: bytes) -> int:
+    """Write as much as there is room for, and return how many bytes that was.
 
-    A pipe that is writable takes PIPE_BUF bytes at once (pipe(7)); longer records may wait for a slow reader.
+    A file takes all at once, so that lines of several processes do not mix. A pipe that is ready takes PIPE_BUF bytes
+    without waiting, and keeps them together (pipe(7)); beyond them its reader has PATIENCE to make room.
     """
+    written, wait = 0, 0.0
     try:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLOUT)
-        if not any(flags & select.POLLOUT for _, flags in poll.poll(0)):
-            return False
-        data = line.encode("utf-8", "backslashreplace") + b"\n"
-        while data:
-            data = data[os.write(descriptor, data) :]
+        size = len(data) if stat.S_ISREG(os.fstat(descriptor).st_mode) else select.PIPE_BUF
+        while written < len(data) and _has_room(descriptor, wait):
+            written += os.write(descriptor, data[written : written + size])
+            wait = PATIENCE
     except OSError:
-        return False
-    return True
+        return written  # a full disk, a reader that left: whoever logs counts what is lost
+    return written
+
+
+def _has_room(descriptor: int, wait: float) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return any(flags & select.POLLOUT for _, flags in poll.poll(wait * 1000))
+
+
+def _loss(lines: int) -> logging.LogRecord:
+    text = "%s records of this log were lost: its destination was full or gone"
+    return logging.LogRecord(logger.name, logging.WARNING, __file__, 0, text, (lines,), None)
 
 
 def _text(record: logging.LogRecord) -> str:

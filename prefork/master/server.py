@@ -118,10 +118,19 @@ class Server:
 
     def reopen_log(self) -> None:
         """Write to the file that now has the log's name, and have all workers do so. Raises ListenError."""
-        descriptor = log.open_file(self.config.log.file)
-        self.log.reopen(descriptor)
-        self.plan = replace(self.plan, log_descriptor=descriptor)
+        plan = _reopened(self.plan)
+        if self.next_plan is not None:
+            try:
+                later = _reopened(self.next_plan)
+            except ListenError:
+                log.close_file(plan.log_descriptor)
+                raise
+            log.close_file(self.next_plan.log_descriptor)
+            self.next_plan = later
+        self.log.reopen(plan.log_descriptor)
+        self.plan = plan
         for charge in self.charges.values():
+            descriptor = self.plan_for(charge.generation).log_descriptor
             channel.send(charge.channel, channel.ReopenLogs(), descriptor)
 
     def plan_for(self, generation: int) -> Plan:
@@ -191,3 +200,8 @@ class Server:
         settings = self.config.log
         own = Identity("master", os.getpid())
         return log.start(settings.level, settings.format, self.plan.log_descriptor, own)
+
+
+def _reopened(plan: Plan) -> Plan:
+    """Return a plan whose log is the file that has its name now."""
+    return replace(plan, log_descriptor=log.open_file(plan.config.log.file))
