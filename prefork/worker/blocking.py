@@ -81,6 +81,7 @@ class Crew:
             self._epoll, listeners, self.row.least_of_others, limit, self._report_shortage
         )
         self._acceptor.settle(0, time.monotonic())
+        self._watched = 1 + len(listeners)
 
     def next_connection(self) -> Accepted | None:
         """Wait until something happens, and return a connection if it is for the calling thread.
@@ -88,7 +89,8 @@ class Crew:
         It counts as held from here on. None may also mean that the worker drains.
         """
         due = self._acceptor.due
-        ready = self._epoll.poll(None if due is None else max(0.0, due - time.monotonic()))
+        # By default poll() makes room for 1023 events, each time.
+        ready = self._epoll.poll(None if due is None else max(0.0, due - time.monotonic()), self._watched)
         with self._lock:
             if self.orders.drain_by is not None or self._has_left:
                 return None
@@ -223,15 +225,12 @@ def _close(connection: socket.socket) -> None:
     Closing with unread data makes the kernel send a reset (RFC 9293, 3.10.4; RFC 2525, 2.17), which may destroy
     the answer on its way: so the end is announced first, and what the client still sends is read and thrown away.
     """
-    if connection.fileno() >= 0 and _has_unread(connection):
+    descriptor = connection.fileno()
+    if descriptor >= 0 and fcntl.ioctl(descriptor, termios.FIONREAD, NOTHING) != NOTHING:
         with suppress(OSError):  # the client is gone: nothing is left to be destroyed
             connection.shutdown(socket.SHUT_WR)
             _read_to_end(connection)
     connection.close()
-
-
-def _has_unread(connection: socket.socket) -> bool:
-    return fcntl.ioctl(connection.fileno(), termios.FIONREAD, NOTHING) != NOTHING
 
 
 def _read_to_end(connection: socket.socket) -> None:

@@ -30,6 +30,8 @@ from prefork.worker.threads import Mailbox, Threads
 from prefork.worker.timers import Timers
 
 RECEIVE_SIZE = 65536
+# By default epoll.poll() makes room for 1023 events, each time.
+MAX_EVENTS = 128
 # A drain takes a connection for idle on which no byte of a request came for so long.
 DRAIN_IDLE = 1.0
 # How long a client has to close its end after ours is shut; nginx has lingering_timeout 5 s.
@@ -147,7 +149,7 @@ class Loop:
         self._row.rest()
         if self._threads is None:
             self._row.set_busy(0.0)
-        events = self._epoll.poll(timeout)
+        events = self._epoll.poll(timeout, MAX_EVENTS)
         self._mailbox.wake_up()
         self._now = time.monotonic()
         self._arm_clock()
