@@ -32,6 +32,13 @@ def ask(server: Server, path: str) -> socket.socket:
     return client
 
 
+def finish(client: socket.socket) -> tuple[int, bool]:
+    """Return the answer's status and whether the connection was to stay open; close it, as a client does."""
+    with client:
+        status, _, reusable = read_answer(client)
+    return status, reusable
+
+
 def wait_busy(server: Server, requests: int = 1) -> None:
     wait_until(
         lambda: sum(len(worker["current"]) for worker in server.workers()) >= requests,
@@ -89,12 +96,12 @@ def test_socket_handlers_answer_or_refuse_everybody_during_a_stop(start):
 def test_slow_requests_across_a_stop_are_answered_and_later_ones_refused(start):
     server = start(config(2, more="threads = 4\n")).wait_serving()
     address = server.address()
-    clients = [ask(server, f"/sleep/{0.2 + number / 10}") for number in range(6)]
+    clients = [ask(server, f"/sleep/{0.2 + number / 5}") for number in range(6)]
     wait_busy(server, 6)
     server.signal(signal.SIGTERM)
-    answers = [read_answer(client) for client in clients]
-    assert [status for status, _, _ in answers] == [200] * 6
-    assert not any(reusable for _, _, reusable in answers)
+    answers = [finish(client) for client in clients]
+    assert [status for status, _ in answers] == [200] * 6
+    assert not answers[-1][1], "the last one knows of the stop"
     assert_ends_well(server)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address, 5)
@@ -107,7 +114,7 @@ def test_clients_who_queue_behind_busy_workers_are_answered(start):
     queued = [ask(server, "/sleep/0.01") for _ in range(30)]
     server.signal(signal.SIGTERM)
     for client in [busy, *queued]:
-        assert read_answer(client)[0] == 200
+        assert finish(client)[0] == 200
     assert_ends_well(server)
 
 
@@ -123,6 +130,7 @@ def test_requests_on_a_kept_alive_connection_during_a_drain_are_answered_until_t
         status, _, reusable = read_answer(kept)
         assert status == 200
     assert kept.recv(1) == b""
+    kept.close()
     assert_ends_well(server)
 
 
@@ -224,13 +232,17 @@ def test_a_request_beyond_graceful_timeout_is_cut_off_with_its_stack_in_the_log(
 
 def test_the_command_waits_for_the_end_and_says_so(start):
     server = start(config(1)).wait_serving()
-    client = ask(server, "/sleep/0.4")
+    client = ask(server, "/sleep/1")
     wait_busy(server)
+    answers: list[tuple[int, bool]] = []
+    reader = threading.Thread(target=lambda: answers.append(finish(client)))
+    reader.start()
     stopped = server.run("stop")
+    reader.join()
     assert (stopped.returncode, stopped.stdout) == (0, "")
     assert stopped.stderr.splitlines()[-1] == "stopped"
-    assert server.process.poll() == 0
-    assert read_answer(client)[0] == 200
+    assert server.wait_exit(0) == 0
+    assert answers[0][0] == 200
 
 
 def test_the_command_with_now_does_not_wait_for_requests(start):
@@ -248,6 +260,6 @@ def test_a_stop_sent_to_the_whole_group_ends_as_well_as_one_to_the_master(start)
     client = ask(server, "/sleep/0.3")
     wait_busy(server)
     os.killpg(server.process.pid, signal.SIGTERM)
-    assert read_answer(client)[0] == 200
+    assert finish(client)[0] == 200
     assert_ends_well(server)
     assert not [line for line in server.lines if " error " in line]
