@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import signal
+import sys
 from collections.abc import Iterable
+from functools import cache
 from types import FrameType
 
 # The signal by which a worker is asked for its stacks. A real-time one: applications use those hardly ever.
 STACKS_SIGNAL = signal.SIGRTMIN + 8 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 READ_SIZE = 4096
+STACK_SIZE = 512 * 1024
 
 
 class SignalQueue:
@@ -61,6 +66,30 @@ def block_all() -> None:
 def unblock_all() -> None:
     """Let signals through again."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+
+
+class _Stack(ctypes.Structure):
+    """struct stack_t of Linux (sigaltstack(2))."""
+
+    _fields_ = (("base", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+def enlarge_stack() -> None:
+    """Give the handlers of this thread's signals a stack that has room for all of them at once; Linux only.
+
+    Python's handlers run on the alternative stack that faulthandler has put up, and do not hold other signals back.
+    Each frame takes up to 11 KiB (AT_MINSIGSTKSZ, with AMX), and faulthandler has room for one and 8 KiB: signals that
+    come together overflowed it, which is a segmentation fault.
+    """
+    if sys.platform.startswith("linux"):
+        stack = _Stack(ctypes.addressof(ctypes.c_char.from_buffer(_stack())), 0, STACK_SIZE)
+        ctypes.CDLL(None).sigaltstack(ctypes.byref(stack), None)
+
+
+@cache
+def _stack() -> mmap.mmap:
+    """Return memory that is kept for good, and takes room only as far as it is used."""
+    return mmap.mmap(-1, STACK_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def reset_for_worker() -> None:

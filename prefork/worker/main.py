@@ -64,6 +64,7 @@ def _show_stacks_on_demand(descriptor: int) -> None:
     """Have C code write the stacks of all threads, on a signal and on a crash: it needs no working interpreter."""
     faulthandler.enable(descriptor, all_threads=True)
     faulthandler.register(signals.STACKS_SIGNAL, descriptor, all_threads=True, chain=False)
+    signals.enlarge_stack()
 
 
 def prepare(pool: Pool, master: Master, account: Account | None) -> Any:
