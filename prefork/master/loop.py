@@ -101,10 +101,9 @@ class Loop:
 
     def _turn(self) -> None:
         wait = self._wait()
-        began = time.monotonic()
         ready = self._selector.select(wait)
         signals = self._signals.take()
-        lost = self._clock.note_sleep(began, wait, halted=signal.SIGCONT in signals)
+        lost = self._clock.note_sleep(wait, halted=signal.SIGCONT in signals)
         if lost:
             logger.info("the last %.1f s may have been a standstill: they bring no deadline nearer", lost)
         for number in signals:
@@ -119,8 +118,8 @@ class Loop:
             self._feed(events.Tick())
 
     def _wait(self) -> float | None:
-        due = self._supervisor.next_deadline()
-        waits = [] if due is None else [due - self._clock.now()]
+        now, due = self._clock.now(), self._supervisor.next_deadline()
+        waits = [] if due is None else [due - now]
         waits += [self._timers[0][0] - time.monotonic()] if self._timers else []
         return max(0.0, min(waits)) if waits else None
 
