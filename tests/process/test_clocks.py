@@ -129,7 +129,7 @@ def test_the_whole_tree_stopped_for_longer_than_every_limit_loses_nobody(start, 
     freeze(server, 1.5, master_first)
     assert read_to_end(client) == b"done"
     wait_until(lambda: server.pool()["ready"] == 2, "the worker goes on booting")
-    assert server.pids() == kept
+    assert server.pids() == kept, server.log
     assert "replacing" not in server.log
 
 

@@ -25,7 +25,6 @@ RECORD = re.compile(
     [
         (signal.SIGKILL, "killed by somebody else: SIGKILL"),
         (signal.SIGALRM, "killed by somebody else: SIGALRM"),
-        (signal.SIGABRT, "crashed: SIGABRT"),
         (signal.SIGBUS, "crashed: SIGBUS"),
     ],
 )
