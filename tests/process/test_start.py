@@ -185,7 +185,8 @@ def test_what_a_killed_server_left_behind_is_taken_over(start, tmp_path):
 
 def test_processes_say_what_they_are_in_their_titles(start):
     server = start(WEB).wait_serving()
-    assert command_of(server.process.pid) == "prefork: master server gen=1 [running]"
+    running = "prefork: master server gen=1 [running]"
+    wait_until(lambda: command_of(server.process.pid) == running, "the master says that it is running")
     titles = sorted(command_of(pid) for pid in server.pids())
     assert titles == ["prefork: worker web/0 gen=1 [ready]", "prefork: worker web/1 gen=1 [ready]"]
     with server.connect() as client:
