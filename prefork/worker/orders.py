@@ -47,6 +47,8 @@ class Orders:
         self._row = row
         self._reopen_log = reopen_log
         self._is_ready = False
+        # Becoming ready and leaving because one is not exclude each other: the first client may come at once.
+        self._readiness = threading.Lock()
         self._left_queue = threading.Event()
         self._signals, signalled = os.pipe()
         os.set_blocking(signalled, False)
@@ -64,7 +66,8 @@ class Orders:
 
     def say_ready(self) -> None:
         """Show, and tell the master, that the handler is loaded and accepting begins."""
-        self._is_ready = True
+        with self._readiness:
+            self._is_ready = True
         self._row.set_state(State.READY)
         setproctitle(self._post.title("ready"))
         self.say(Ready())
@@ -83,8 +86,9 @@ class Orders:
 
         A worker that is not ready yet has nothing in flight, and leaves at once.
         """
-        if not self._is_ready:
-            os._exit(0)
+        with self._readiness:
+            if not self._is_ready:
+                os._exit(0)
         by = time.monotonic() + (self._post.pool.graceful_timeout if grace is None else grace)
         self.empty_queue = self.empty_queue or empty_queue
         self.drain_by = by if self.drain_by is None else min(by, self.drain_by)
