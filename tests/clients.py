@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Self
 
 TIMEOUT = 20.0
 Address = tuple[str, int] | str
@@ -42,9 +43,11 @@ class Load:
         self._over = threading.Event()
         self._lock = threading.Lock()
         kinds = [self._keep_alive] * keepalive + [self._close_each] * closing + [self._post] * posting
-        self._threads = [threading.Thread(target=kind, args=(seed,), daemon=True) for seed, kind in enumerate(kinds)]
+        self._threads = [
+            threading.Thread(target=kind, args=(seed,), daemon=True) for seed, kind in enumerate(kinds)
+        ]
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -113,28 +116,34 @@ class Load:
                 client = _connect(self._address)
             client.sendall(request)
             status, body, reusable = read_answer(client)
-        except TimeoutError:
-            self._note("timeout", f"after {time.monotonic() - began:.1f} s")
-        except ConnectionRefusedError:
-            self._note("refused")
-        except FileNotFoundError:
-            self._note("refused", "no such socket")
-        except BlockingIOError:
-            self._note("full", "a Unix socket's queue has no room (connect(2), EAGAIN)")
-        except ConnectionError as error:
-            self._note("reset", repr(error))
-        except EOFError as error:
-            self._note(str(error), f"after {time.monotonic() - began:.3f} s")
+        except (OSError, EOFError) as error:
+            self._note(_outcome(error), f"{error!r} after {time.monotonic() - began:.3f} s")
+            reusable = False
         else:
             good = status == 200 and self._check(body)
             self._note("answered" if good else f"status {status}", body[:200].decode("latin-1"))
             with self._lock:
                 self.bodies[body] += 1
-            if reusable:
-                return client
-        if client is not None:
-            client.close()
+        if reusable or client is None:
+            return client
+        client.close()
         return None
+
+
+# What an error means for a request, the more special one first.
+OUTCOMES: dict[type[Exception], str] = {
+    TimeoutError: "timeout",
+    ConnectionRefusedError: "refused",
+    FileNotFoundError: "refused",  # the Unix socket is not there
+    BlockingIOError: "full",  # a Unix socket's queue has no room (connect(2), EAGAIN)
+    ConnectionError: "reset",
+}
+
+
+def _outcome(error: OSError | EOFError) -> str:
+    if isinstance(error, EOFError):
+        return str(error)
+    return next((outcome for kind, outcome in OUTCOMES.items() if isinstance(error, kind)), repr(error))
 
 
 def read_answer(client: socket.socket) -> tuple[int, bytes, bool]:
@@ -181,7 +190,13 @@ def _receive(client: socket.socket, otherwise: str) -> bytes:
 
 
 def _connect(address: Address) -> socket.socket:
-    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    family = (
+        socket.AF_UNIX
+        if isinstance(address, str)
+        else socket.AF_INET6
+        if ":" in address[0]
+        else socket.AF_INET
+    )
     client = socket.socket(family, socket.SOCK_STREAM)
     client.settimeout(TIMEOUT)
     try:

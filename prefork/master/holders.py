@@ -3,33 +3,56 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 
-from prefork.units import TcpAddress
+from prefork.units import Address, TcpAddress
 
 LISTEN_STATE = "0A"
+# __SO_ACCEPTCON of a Unix socket's flags (net/unix/af_unix.c): it listens.
+ACCEPTS = 0x10000
+ORPHANS = ("prefork: worker ", "prefork: guard ")
 
 
-def holder_of(address: TcpAddress) -> str | None:
+def holder_of(address: Address) -> str | None:
     """Return ``pid 4711 (prefork: master shop) listens there``, or None if that cannot be known (proc(5))."""
-    inodes = set(_listening_inodes(address))
-    holders = sorted(pid for pid in _pids() if inodes & _socket_inodes(pid))
-    if not holders:
-        return None
+    holders = _holders(address)
     # Of a server and its children the parent is the one to name; it is the oldest.
-    return f"pid {holders[0]} ({_title(holders[0])}) listens there"
+    return f"pid {holders[0]} ({_title(holders[0])}) listens there" if holders else None
 
 
-def _listening_inodes(address: TcpAddress) -> Iterator[str]:
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            with open(table, encoding="ascii") as file:
-                rows = [line.split() for line in file][1:]
-        except OSError:
-            continue
-        for row in rows:
-            if row[3] == LISTEN_STATE and int(row[1].rpartition(":")[2], 16) == address.port:
-                yield row[9]
+def are_orphans(address: Address) -> bool:
+    """Tell whether only workers of a dead prefork master listen there: they are about to leave."""
+    titles = [_title(pid) for pid in _holders(address)]
+    return bool(titles) and all(title.startswith(ORPHANS) for title in titles)
+
+
+def _holders(address: Address) -> list[int]:
+    inodes = set(_tcp_inodes(address.port) if isinstance(address, TcpAddress) else _unix_inodes(address.path))
+    return sorted(pid for pid in _pids() if inodes & _socket_inodes(pid))
+
+
+def _tcp_inodes(port: int) -> Iterator[str]:
+    for row in [*_rows("/proc/net/tcp"), *_rows("/proc/net/tcp6")]:
+        if row[3] == LISTEN_STATE and int(row[1].rpartition(":")[2], 16) == port:
+            yield row[9]
+
+
+def _unix_inodes(path: str) -> Iterator[str]:
+    """Yield the listening sockets at a path; the kernel knows those of prefork by where they were before a rename."""
+    folder, name = os.path.split(path)
+    ours = re.compile(re.escape(f"{folder}/.") + r"\d+\." + re.escape(name))
+    for row in _rows("/proc/net/unix"):
+        if int(row[3], 16) & ACCEPTS and len(row) > 7 and (row[7] == path or ours.fullmatch(row[7])):
+            yield row[6]
+
+
+def _rows(table: str) -> list[list[str]]:
+    try:
+        with open(table, encoding="utf-8", errors="surrogateescape") as file:
+            return [line.split() for line in file][1:]
+    except OSError:
+        return []
 
 
 def _pids() -> list[int]:

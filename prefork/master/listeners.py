@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import stat
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,10 +18,13 @@ from dataclasses import dataclass
 from prefork.config.listeners import Key
 from prefork.config.schema import Listen
 from prefork.errors import ListenError
-from prefork.master.holders import holder_of
+from prefork.master.holders import are_orphans, holder_of
 from prefork.system import tcp
 from prefork.system.privileges import find_group, find_user
 from prefork.units import Address, TcpAddress, UnixAddress
+
+# How often an address is tried again that orphans are about to leave. Nothing else waits meanwhile: it is a start.
+ORPHANS_PAUSE = 0.02
 
 
 @dataclass(slots=True)
@@ -55,13 +59,18 @@ class Listeners:
         """Return the sockets of all listeners."""
         return [listener.socket for listener in self._open.values()]
 
-    def open(self, wanted: Mapping[Key, Listen]) -> list[Listener]:
-        """Open what is wanted and not open yet, all or nothing, and return it. Raises ListenError."""
+    def open(self, wanted: Mapping[Key, Listen], patience: float = 0.0) -> list[Listener]:
+        """Open what is wanted and not open yet, all or nothing, and return it.
+
+        Workers of a dead master may hold an address until they have noticed: they are given ``patience`` seconds.
+        Raises ListenError.
+        """
+        until = time.monotonic() + patience
         opened: dict[Key, Listener] = {}
         try:
             for key, listen in wanted.items():
                 if key not in self._open or not _reopen_doors(self._open[key]):
-                    opened[key] = bind(listen)
+                    opened[key] = bind(listen, until)
         except ListenError:
             for listener in opened.values():
                 _close(listener)
@@ -103,8 +112,21 @@ class Listeners:
         return addresses
 
 
-def bind(listen: Listen) -> Listener:
-    """Return a new listener. Raises ListenError with a hint about who has the address."""
+def bind(listen: Listen, until: float = 0.0) -> Listener:
+    """Return a new listener, waiting for orphans to leave the address until that moment on the monotonic clock.
+
+    Raises ListenError with a hint about who has the address.
+    """
+    while True:
+        try:
+            return _bind(listen)
+        except ListenError:
+            if time.monotonic() >= until or not are_orphans(listen.address):
+                raise
+            time.sleep(ORPHANS_PAUSE)
+
+
+def _bind(listen: Listen) -> Listener:
     if isinstance(listen.address, UnixAddress):
         return _bind_unix(listen, listen.address.path)
     return _bind_tcp(listen, listen.address)

@@ -137,11 +137,14 @@ class Server:
         """Return the plan that workers of a generation are made by."""
         return self.next_plan if self.next_plan is not None and generation > self.generation else self.plan
 
-    def open_listeners(self, config: Config) -> None:
-        """Open the listeners that a configuration has and that are not open yet. Raises ListenError."""
+    def open_listeners(self, config: Config, patience: float = 0.0) -> None:
+        """Open the listeners that a configuration has and that are not open yet. Raises ListenError.
+
+        For ``patience`` seconds addresses are waited for that workers of a dead master are about to leave.
+        """
         pools = {key: pool.name for pool in config.pools.values() for key in keyed(pool)}
         keys = all_keyed(config)
-        for listener in self.listeners.open(keys):
+        for listener in self.listeners.open(keys, patience):
             name = next(name for key, name in pools.items() if self.listeners.get(key) is listener)
             logger.info("listening on %s (pool %s)", listener.address, name)
 

@@ -18,6 +18,9 @@ from prefork.system import process
 from prefork.system.cpus import usable_cpus
 from prefork.system.privileges import find_account
 
+# A guard shuts the listeners of a dead master after 0.75 s, whatever its workers do.
+ORPHANS_TIME = 3.0
+
 __all__ = ["run", "runtime_directory", "usable_cpus"]
 
 
@@ -62,7 +65,7 @@ def _serve(server: Server, read: Callable[[], Config], stack: ExitStack, source:
     stack.callback(loop.control(config.master.control).close)
     logger.info("prefork serves %s, control socket %s", source, config.master.control)
     stack.callback(_clear_away, server)
-    server.open_listeners(config)
+    server.open_listeners(config, ORPHANS_TIME)
     end = loop.run(config)
     logger.info("the server has ended")
     return end

@@ -17,7 +17,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Give a function that starts servers: ``start(config, *options, env=None, folder=None)``."""
     servers: list[Server] = []
 
-    def start_server(config: str, *options: str, env: dict[str, str] | None = None, folder: Path | None = None) -> Server:
+    def start_server(
+        config: str, *options: str, env: dict[str, str] | None = None, folder: Path | None = None
+    ) -> Server:
         folder = folder or tmp_path
         folder.mkdir(exist_ok=True)
         servers.append(Server(folder, config, *options, env=env))

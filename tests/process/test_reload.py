@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 from tests.clients import Load
-from tests.harness import body_of, wait_until
+from tests.harness import Server, body_of, wait_until
 
 WEB = """
 [pool.web]
@@ -22,6 +23,10 @@ def app(environ, start_response):
     start_response("200 OK", [("Content-Length", "4")])
     return [b"good"]
 """
+
+
+def is_replaced(server: Server, victim: int) -> bool:
+    return server.pool()["ready"] == 2 and victim not in server.pids()
 
 
 def own_app(folder: Path, code: str) -> str:
@@ -60,7 +65,7 @@ def test_killed_workers_lose_only_what_was_in_flight_in_them(start):
             load.wait_answered(20)
             victim = min(server.pids())
             os.kill(victim, signal.SIGKILL)
-            wait_until(lambda: server.pool()["ready"] == 2 and victim not in server.pids(), "the victim is replaced")
+            wait_until(partial(is_replaced, server, victim), "the victim is replaced")
             server.ask("reload")
     # A killed worker takes the connections along that it held at that moment: at most all of them.
     assert sum(load.lost.values()) <= kills * 8, load.lost
