@@ -214,10 +214,10 @@ def test_scale_changes_the_number_of_workers_losing_no_request(start):
 def test_stacks_shows_where_workers_are_and_requests_go_on(start):
     server = start(WEB).wait_serving()
     with Load(server.address()) as load, server.connect() as client:
-        client.sendall(b"GET /sleep/1 HTTP/1.1\r\nHost: test\r\n\r\n")
+        client.sendall(b"GET /sleep/5 HTTP/1.1\r\nHost: test\r\n\r\n")
         wait_until(
             lambda: any(
-                found["what"] == "GET /sleep/1" for worker in server.workers() for found in worker["current"]
+                found["what"] == "GET /sleep/5" for worker in server.workers() for found in worker["current"]
             ),
             "the request is under way",
         )

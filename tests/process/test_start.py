@@ -118,8 +118,12 @@ def test_the_command_line_wins_over_the_environment_and_that_over_the_file(start
     }
     server = start(WEB, "--set", "pool.web.workers=1", env=env).wait_serving()
     assert server.pool()["wanted"] == 1
-    threads = {len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in server.pids()}
-    assert threads == {4}  # the main one, the one that hears orders, and two for the application
+    (pid,) = server.pids()
+    tasks = Path(f"/proc/{pid}/task")
+    wait_until(
+        lambda: len(list(tasks.iterdir())) == 4,
+        "there are the main thread, the one that hears orders, and two for the application",
+    )
 
 
 # A second instance.
