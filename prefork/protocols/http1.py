@@ -9,6 +9,7 @@ request line and the block together (Host, framing, persistence) is judged for e
 from __future__ import annotations
 
 import re
+from ipaddress import IPv6Address
 from typing import Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -28,13 +29,21 @@ MAX_EXTENSIONS: Final = 16384
 CONTROLS_OF_FIELD: Final = bytes(set(range(256)) - set(range(32)) - {127} | {9})
 BLANK_LINES: Final = re.compile(rb"(?:\r\n)*")
 METHOD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# Methods that llhttp knows, but not as HTTP/1.1: the preface of HTTP/2, and RTSP.
+FOREIGN_METHODS: Final = frozenset(
+    b"PRI DESCRIBE ANNOUNCE SETUP PLAY PAUSE TEARDOWN GET_PARAMETER SET_PARAMETER REDIRECT RECORD FLUSH".split()
+)
 # What a partial head may begin with: all known methods are letters; CR begins a blank line; nothing came yet.
 BEGINNINGS: Final = frozenset({bytes([letter]) for letter in range(65, 91)} | {b"\r", b""})
 TARGET: Final = re.compile(
     rb"[\x21\x22\x24-\x7e]+"
 )  # RFC 9112 3.2 is narrower, but browsers send | and " as they are
 ABSOLUTE: Final = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://([^/?]+)(.*)")
-HOST: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")  # RFC 3986 3.2.2
+# RFC 3986 3.2.2; a future version's literal ([v1.x]) names nothing that exists.
+HOST: Final = re.compile(
+    r"(?:((?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?"
+)
+MAX_PORT: Final = 65535
 VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
 LENGTH: Final = re.compile(r"[0-9]{1,19}")
 MAX_LENGTH: Final = 2**63 - 1
@@ -42,6 +51,16 @@ CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*;[\t\x20-\x7e\x80-\x
 
 # Fields that a server has to act upon, beside Host and Connection.
 MEANINGFUL: Final = frozenset({"CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING", "HTTP_EXPECT"})
+# What proxies say about the client; read only if they are trusted (forwarded.py).
+FORWARDING: Final = frozenset(
+    {
+        "HTTP_FORWARDED",
+        "HTTP_X_FORWARDED_FOR",
+        "HTTP_X_FORWARDED_PROTO",
+        "HTTP_X_FORWARDED_HOST",
+        "HTTP_X_FORWARDED_PREFIX",
+    }
+)
 UNREPEATABLE: Final = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE"})
 # A field whose CGI name is that of the variable naming an outgoing proxy (httpoxy, CVE-2016-5385).
 POISON: Final = b"proxy"
@@ -102,10 +121,11 @@ class Block:
     Attributes:
         fields: values by CGI name (RFC 3875 4.1.18: ``HTTP_ACCEPT``, ``CONTENT_TYPE``), repeated ones joined.
         is_plain: whether there is nothing in it for the server: a Host, no body, nothing expected, no close.
+        is_forwarded: whether it says something about a client before the peer.
 
     """
 
-    __slots__ = ("fields", "is_plain")
+    __slots__ = ("fields", "is_forwarded", "is_plain")
 
     def __init__(self, fields: dict[str, str]) -> None:
         self.fields = fields
@@ -114,6 +134,7 @@ class Block:
             and fields.get("HTTP_CONNECTION", "keep-alive") == "keep-alive"
             and MEANINGFUL.isdisjoint(fields)
         )
+        self.is_forwarded = not FORWARDING.isdisjoint(fields)
 
 
 class Head:
@@ -125,15 +146,17 @@ class Head:
         body: how the body is framed; None without one.
         keep_alive: whether the client wants to go on using the connection.
         expects: whether the client waits for 100 Continue before it sends the body (RFC 9110 10.1.1).
+        is_forwarded: as in its block.
         size: the length of the head in bytes, with all that ended it.
 
     """
 
-    __slots__ = ("body", "expects", "fields", "keep_alive", "line", "size")
+    __slots__ = ("body", "expects", "fields", "is_forwarded", "keep_alive", "line", "size")
 
-    def __init__(self, line: RequestLine, fields: dict[str, str], size: int) -> None:
+    def __init__(self, line: RequestLine, block: Block, size: int) -> None:
         self.line = line
-        self.fields = fields
+        self.fields = block.fields
+        self.is_forwarded = block.is_forwarded
         self.size = size
         self.body: Framing | None = None
         self.expects = False
@@ -181,7 +204,7 @@ class Grammar:
             line, block = self._learn(first, rest)
         if end > self._max_head:
             raise self._too_large(0)
-        head = Head(line, block.fields, end + 4)
+        head = Head(line, block, end + 4)
         if not (line.is_plain and block.is_plain):
             self._judge_together(head)
         return head
@@ -245,6 +268,8 @@ class Grammar:
             raise Refusal(400, "the request line does not end with a version")
         if version not in (b"HTTP/1.1", b"HTTP/1.0"):
             raise Refusal(505, "expected HTTP/1.1 or HTTP/1.0")
+        if method in FOREIGN_METHODS:
+            raise Refusal(501, "the method is not known")
         return RequestLine(method.decode("ascii"), target.decode("ascii"), version.decode("ascii"))
 
     def _split_field(self, field: bytes) -> tuple[bytes, bytes]:
@@ -414,6 +439,17 @@ def split_field(field: bytes) -> tuple[bytes, bytes]:
     return name, value.strip(b" \t")
 
 
+def is_host(text: str) -> bool:
+    """Return whether this is a host, possibly empty, with an optional port (RFC 9110 7.2)."""
+    found = HOST.fullmatch(text)
+    if found is None or int(found[3] or 0) > MAX_PORT:
+        return False
+    try:
+        return found[2] is None or bool(IPv6Address(found[2]))
+    except ValueError:
+        return False
+
+
 def _merge(named: list[tuple[str, str]]) -> dict[str, str]:
     """Return fields by name; values of the same name joined (RFC 9110 5.3, RFC 6265 5.4 for cookies)."""
     merged: dict[str, str] = {}
@@ -437,14 +473,17 @@ def _keep(table: dict[bytes, T], key: bytes, value: T, most: int, largest: int) 
 
 def _split_target(method: str, target: str) -> tuple[str | None, str]:
     """Return the authority, if the target has one, and the target in origin form (RFC 9112 3.2)."""
+    if method == "CONNECT":
+        if not is_host(target) or ":" not in target:
+            raise Refusal(400, "the target of CONNECT is not a host and a port")
+        raise Refusal(501, "this is no proxy")
     if target.startswith("/"):
         return None, target
-    if method == "CONNECT":
-        raise Refusal(501, "this is no proxy")
     if target == "*" and method == "OPTIONS":
         return None, ""
     absolute = ABSOLUTE.fullmatch(target)
-    if absolute is None or not HOST.fullmatch(absolute[1]):
+    # RFC 9110 4.2.1: a URL with an empty host is invalid, though the Host field may be empty.
+    if absolute is None or absolute[1].startswith(":") or not is_host(absolute[1]):
         raise Refusal(400, "the target is neither a path nor a URL")
     path = absolute[2]
     return absolute[1], path if path.startswith("/") else "/" + path
@@ -458,7 +497,7 @@ def _name_for_cgi(name: bytes, content: bytes) -> tuple[str, str]:
     name, value = name.lower(), content.decode("latin-1")
     if b"_" in name or name == POISON:
         return "", ""
-    if name == b"host" and not HOST.fullmatch(value):
+    if name == b"host" and not is_host(value):
         raise Refusal(400, "Host is not a host with an optional port")
     key = name.decode("ascii").upper().replace("-", "_")
     return (key if key in ("CONTENT_LENGTH", "CONTENT_TYPE") else "HTTP_" + key), value
