@@ -27,6 +27,8 @@ _SIZE = re.compile(rf"({_NUMBER})\s*({'|'.join(_BYTES)})", re.ASCII)
 _SHARE = re.compile(rf"({_NUMBER})\s*%", re.ASCII)
 _TCP = re.compile(r"(?:\[([^\[\]]*)\]|([^:]*)):([0-9]{1,5})", re.ASCII)
 
+UNIX = "unix"
+_NETWORK_EXPECTED = 'an address like "127.0.0.1", a network like "10.0.0.0/8", or "unix"'
 _ADDRESS_EXPECTED = '"IP:PORT", "[IPv6]:PORT" or "unix:PATH"'
 _DURATION_EXPECTED = 'seconds as a number, or a duration like "1m30s"'
 _SIZE_EXPECTED = 'bytes as a whole number, or a size like "64MiB"'
@@ -101,6 +103,20 @@ def parse_address(text: str) -> Address:
     if int(match[3]) > 65535:
         raise UnitError("a port from 0 to 65535", text)
     return TcpAddress(str(host), int(match[3]))
+
+
+def parse_network(text: str) -> str:
+    """Return the canonical form of an address, a network in CIDR notation, or ``unix``, which stands for itself.
+
+    Raises UnitError.
+    """
+    if text == UNIX:
+        return UNIX
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError as error:
+        raise UnitError(_NETWORK_EXPECTED, text, _network_hint(text)) from error
+    return str(network.network_address) if network.num_addresses == 1 else str(network)
 
 
 def check_unix_path(path: str) -> None:
@@ -228,6 +244,17 @@ def _address_hint(text: str) -> str | None:
     if host.count(":") > 1 and not host.startswith("["):
         return f'write "[{host}]:{port}"'
     return None
+
+
+def _network_hint(text: str) -> str | None:
+    if text == "*":
+        return 'write "0.0.0.0/0", "::/0", "unix" to believe everybody'
+    if text == "localhost":
+        return 'write "127.0.0.1", "::1"'
+    try:
+        return f'write "{ipaddress.ip_network(text, strict=False)}"'
+    except ValueError:
+        return None
 
 
 def _size_hint(value: object) -> str | None:

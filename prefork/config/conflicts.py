@@ -36,6 +36,7 @@ def _check_kind(document: Document, pool: Pool) -> None:
     kinds = [kind for kind in ("handler", "wsgi") if kind in table]
     if len(kinds) == 1:
         _check_foreign(document, path, kinds[0])
+        _check_foreign_doors(document, pool, kinds[0])
         return
     hint = "remove one of them" if kinds else 'write wsgi = "module:application"'
     document.complain(path, "exactly one of handler and wsgi", "both" if kinds else "neither", hint)
@@ -49,6 +50,19 @@ def _check_foreign(document: Document, path: Path, kind: str) -> None:
             where = (*path, option.name)
             expected = f"this in a pool with {option.told('kind')} only"
             document.complain(where, expected, f"a pool with {kind}", f"remove {option.name}", about=where)
+
+
+def _check_foreign_doors(document: Document, pool: Pool, kind: str) -> None:
+    """Refuse options of listeners that mean nothing to this kind of pool."""
+    path: Path = ("pool", pool.name, "listen")
+    listeners = document.values["pool"][pool.name].get("listen")
+    for number, listener in enumerate(listeners if isinstance(listeners, list) else ()):
+        for option in options(Listen).values():
+            is_there = isinstance(listener, dict) and option.name in listener
+            if is_there and option.told("kind") not in ("", kind):
+                expected = f"this in a pool with {option.told('kind')} only"
+                found = f"a pool with {kind}"
+                document.complain((*path, number, option.name), expected, found, f"remove {option.name}")
 
 
 def _check_listeners(document: Document, pool: Pool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,6 +18,7 @@ from prefork.units import (
     format_duration,
     parse_address,
     parse_duration,
+    parse_network,
     parse_share,
     parse_size,
     shown,
@@ -26,6 +28,7 @@ from prefork.units import (
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _OCTAL = re.compile(r"(?:0o)?[0-7]{1,4}", re.ASCII)
 _ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?|[0-9]{1,9}", re.ASCII)
+_ROOT_PATH = re.compile(r"(?:/[^/?#%\s\x00-\x1f\x7f]+)*")
 _ACCOUNT_EXPECTED = "the name or the number of an account"
 
 
@@ -132,6 +135,39 @@ def _choice(option: Option, value: Any) -> str:
     raise UnitError(f"one of {quoted}", value, f'write {option.name} = "{near}"' if near else None)
 
 
+def _flag(option: Option, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    known = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false", "off": "false"}
+    near = known.get(value.lower()) if isinstance(value, str) else None
+    raise UnitError("true or false", value, f"write {option.name} = {near}" if near else None)
+
+
+def _root_path(option: Option, value: Any) -> str:
+    if isinstance(value, str) and _ROOT_PATH.fullmatch(value):
+        return value
+    text = value.strip("/") if isinstance(value, str) else ""
+    better = f"/{text}"
+    usable = bool(text) and _ROOT_PATH.fullmatch(better)
+    hint = f"write {option.name} = {shown(better)}" if usable else None
+    raise UnitError('"", or a path like "/shop", as people read it', value, hint)
+
+
+def _networks(option: Option, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        better = [value] if isinstance(value, str) else ["127.0.0.1"]
+        raise UnitError(
+            "a list of addresses and networks", value, f"write {option.name} = {json.dumps(better)}"
+        )
+    return tuple(parse_network(_network(item)) for item in value)
+
+
+def _network(item: Any) -> str:
+    if not isinstance(item, str):
+        raise UnitError("addresses and networks as text", item)
+    return item
+
+
 def _application(option: Option, value: Any) -> str:
     text = _text(option, value)
     module, _, attribute = text.partition(":")
@@ -163,4 +199,7 @@ _PARSERS: dict[Unit, Callable[[Option, Any], Any]] = {
     Unit.ACCOUNT: _account,
     Unit.CHOICE: _choice,
     Unit.APPLICATION: _application,
+    Unit.FLAG: _flag,
+    Unit.ROOT_PATH: _root_path,
+    Unit.NETWORKS: _networks,
 }

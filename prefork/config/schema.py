@@ -47,6 +47,9 @@ class Unit(StrEnum):
     ADDRESS = "address"
     LISTENERS = "listeners"
     VARIABLES = "variables"
+    FLAG = "flag"
+    ROOT_PATH = "root path"
+    NETWORKS = "networks"
     TABLE = "table"
 
 
@@ -242,10 +245,24 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         option(Unit.ACCOUNT, "a Unix socket's group", otherwise="the master's group", example='"www"'),
     ] = None
+    proxy_protocol: Annotated[
+        bool,
+        option(Unit.FLAG, "each connection begins with a PROXY header, version 1 or 2; false: none does"),
+    ] = False
+    trusted: Annotated[
+        tuple[str, ...] | None,
+        option(
+            Unit.NETWORKS,
+            "who is believed about Forwarded and X-Forwarded-* here",
+            otherwise="as [pool.NAME.http] says",
+            example='["10.0.0.0/8"]',
+            kind="wsgi",
+        ),
+    ] = None
 
 
 class Http(msgspec.Struct, frozen=True, kw_only=True):
-    """What an HTTP request may be at most."""
+    """What an HTTP request may be at most, and what is believed of it."""
 
     max_request_line: Annotated[
         int, option(Unit.SIZE, "longest request line; beyond it the answer is 414", ge=64, le=65536)
@@ -255,6 +272,21 @@ class Http(msgspec.Struct, frozen=True, kw_only=True):
         int, option(Unit.SIZE, "longest header field, name and value; beyond it 431", ge=64, le=2**20)
     ] = 8190
     max_body: Annotated[int, option(Unit.SIZE, "largest body; beyond it 413", ge=0, le=2**50)] = GIB
+    trusted: Annotated[
+        tuple[str, ...],
+        option(
+            Unit.NETWORKS,
+            'who is believed about Forwarded and X-Forwarded-*: addresses, networks, "unix"',
+            example='["10.0.0.0/8"]',
+        ),
+    ] = ("127.0.0.1", "::1", "unix")
+    root_path: Annotated[
+        str,
+        option(Unit.ROOT_PATH, 'the path that the application is mounted at, as in "/shop": its SCRIPT_NAME'),
+    ] = ""
+    server_header: Annotated[bool, option(Unit.FLAG, "whether answers have the header Server: prefork")] = (
+        True
+    )
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
@@ -265,7 +297,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         tuple[Listen, ...],
         option(
             Unit.LISTENERS,
-            "where clients come in: addresses, or tables { address, backlog, mode, owner, group }",
+            "where clients come in: addresses, or tables { address, backlog, mode, owner, group, … }",
             example='["127.0.0.1:8000"]',
         ),
     ] = ()
@@ -324,7 +356,9 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         dict[str, str],
         option(Unit.VARIABLES, "environment variables of the workers", example='{ LANG = "C.UTF-8" }'),
     ] = {}
-    http: Annotated[Http, option(Unit.TABLE, "what a request may be at most", kind="wsgi")] = Http()
+    http: Annotated[
+        Http, option(Unit.TABLE, "what a request may be at most, and what is believed of it", kind="wsgi")
+    ] = Http()
 
     @property
     def kind(self) -> Literal["handler", "wsgi"]:
@@ -381,6 +415,8 @@ def _value_schema(found: Option, ranged: dict[str, Any]) -> dict[str, Any]:
         return _table_schema(Http)
     if found.unit is Unit.VARIABLES:
         return {"type": "object", "additionalProperties": {"type": "string"}}
+    if found.unit is Unit.NETWORKS:
+        return {"type": "array", "items": {"type": "string"}}
     if found.unit is Unit.CHOICE:
         return {"enum": list(found.choices())}
     return _plain_schema(found.unit, ranged)
@@ -397,6 +433,8 @@ def _plain_schema(unit: Unit, ranged: dict[str, Any]) -> dict[str, Any]:
         Unit.SHARE: [whole, _text_schema(r"^[0-9]+(\.[0-9]+)?\s*%$")],
         Unit.MODE: [_text_schema(r"^(0o)?[0-7]{1,4}$"), whole],
         Unit.ACCOUNT: [{"type": "string"}, {"type": "integer", "minimum": 0}],
+        Unit.FLAG: [{"type": "boolean"}],
+        Unit.ROOT_PATH: [_text_schema(r"^(/[^/?#%\s]+)*$")],
     }
     found = ways.get(unit, [{"type": "string", "minLength": 1}])
     return found[0] if len(found) == 1 else {"anyOf": found}

@@ -35,7 +35,16 @@ class Role(Enum):
 ROLES: Final = {role.value: role for role in Role}
 # PEP 3333 leaves these to the server: they are about the connection, not about the answer (RFC 9110 7.6.1).
 HOP_BY_HOP: Final = frozenset(
-    {"te", "trailer", "trailers", "transfer-encoding", "upgrade", "proxy-connection"}
+    {
+        "te",
+        "trailer",
+        "trailers",
+        "transfer-encoding",
+        "upgrade",
+        "proxy-connection",
+        "proxy-authenticate",
+        "proxy-authorization",
+    }
 )
 
 
@@ -121,21 +130,33 @@ def read_fields(headers: list[tuple[str, str]], first: bytes) -> Fields:
     return fields
 
 
-def plain(status: int, text: str, *, close: bool, body: bool = True) -> bytes:
-    """Return a small whole answer of the server's own, with or without its body."""
+def plain(
+    status: int, text: str, *, close: bool, body: bool = True, more: bytes = b"", named: bool = True
+) -> bytes:
+    """Return a small whole answer of the server's own, with or without its body.
+
+    ``more`` are further fields; ``named`` says whether one of them is Server.
+    """
     content = text.encode("utf-8", "replace") + b"\n"
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
         f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(content)}\r\n"
     ).encode("ascii")
     connection = b"Connection: close\r\n" if close else b""
-    return b"%b%b%b\r\n%b" % (head, stamp.lines(), connection, content if body else b"")
+    lines = (stamp if named else unnamed).lines()
+    return b"%b%b%b%b\r\n%b" % (head, lines, more, connection, content if body else b"")
 
 
 class Stamp:
-    """The fields that every answer gets: Date, made once a second, and Server."""
+    """The fields that every answer gets: Date, made once a second, and Server.
 
-    def __init__(self) -> None:
+    Args:
+        server: the line that names the server, empty if none does.
+
+    """
+
+    def __init__(self, server: bytes) -> None:
+        self._server = server
         self._made: tuple[int, bytes, bytes] = (0, b"", b"")
 
     def lines(self, has_date: bool = False, has_server: bool = False) -> bytes:
@@ -144,14 +165,15 @@ class Stamp:
         made, dated, whole = self._made  # one object, so that a thread never finds the one without the other
         if made != second:
             dated = f"Date: {formatdate(second, usegmt=True)}\r\n".encode("ascii")
-            whole = dated + SERVER
+            whole = dated + self._server
             self._made = (second, dated, whole)
         if not (has_date or has_server):
             return whole
-        return (b"" if has_date else dated) + (b"" if has_server else SERVER)
+        return (b"" if has_date else dated) + (b"" if has_server else self._server)
 
 
-stamp = Stamp()
+stamp = Stamp(SERVER)
+unnamed = Stamp(b"")
 
 
 def _check_status(status: str) -> tuple[int, bytes]:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 from prefork.config.schema import Http
 from prefork.handlers import response
 from prefork.handlers.body import Body
+from prefork.handlers.peer import Trust, believe, mount
 from prefork.handlers.response import Fields
 from prefork.log import logger
 from prefork.protocols.http1 import Chunked, Grammar, Head, Refusal
@@ -41,7 +42,9 @@ OWN: Final = dict.fromkeys(
 # A body below it is copied behind its head, so that both go out in one plain send.
 SMALL: Final = 16384
 PLAIN_FILES: Final = (io.BufferedReader, io.BufferedRandom, io.FileIO)
-BODILESS: Final = frozenset({204, 304})
+BODILESS: Final = frozenset({204, 205, 304})
+# In seconds; a balancer or another worker has room sooner than that, and a second keeps clients from hammering.
+RETRY_AFTER: Final = b"Retry-After: 1\r\n"
 
 Environ = dict[str, Any]
 Pieces = list[bytes]
@@ -109,6 +112,7 @@ class WsgiHandler:
 
     Attributes:
         draining: whether answers tell the client that its connection ends with them.
+        is_named: whether answers name the server; ``stamp`` makes their fields accordingly.
 
     """
 
@@ -118,9 +122,12 @@ class WsgiHandler:
         self.application = application
         self.leave = leave
         self.draining = False
+        self.is_named = http.server_header
+        self.stamp = response.stamp if http.server_header else response.unnamed
+        self._root = http.root_path.encode("utf-8").decode("latin-1")
         self.grammar = Grammar(http.max_request_line, http.max_headers, http.max_header_size, http.max_body)
         self._constant: Environ = {
-            "SCRIPT_NAME": "",
+            "SCRIPT_NAME": self._root,
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": "http",
             "wsgi.errors": sys.stderr,
@@ -135,7 +142,21 @@ class WsgiHandler:
         """Return what all requests have in common that came in at one address."""
         return {**self._constant, "SERVER_NAME": name, "SERVER_PORT": port, **OWN}
 
-    def exchange(self, head: Head, body: Body | None, common: Environ, host: str, port: str) -> Exchange:
+    def refuse(self, refusal: Refusal, *, with_body: bool) -> bytes:
+        """Return the answer to a request that is not served; it is the connection's last one."""
+        more = RETRY_AFTER if refusal.status == 503 else b""
+        status, reason, named = refusal.status, refusal.reason, self.is_named
+        return response.plain(status, reason, close=True, body=with_body, more=more, named=named)
+
+    def exchange(
+        self,
+        head: Head,
+        body: Body | None,
+        common: Environ,
+        host: str,
+        port: str,
+        trust: Trust | None = None,
+    ) -> Exchange:
         """Return the exchange for one request, not begun yet.
 
         Args:
@@ -144,6 +165,9 @@ class WsgiHandler:
             common: from ``environ_of``.
             host: the client's address.
             port: the client's port.
+            trust: whom to believe about the client, if the peer is one of those.
+
+        Raises Refusal if trusted proxies contradict each other.
 
         """
         line = head.line
@@ -156,6 +180,12 @@ class WsgiHandler:
         environ["REQUEST_URI"] = environ["RAW_URI"] = line.target
         environ["SERVER_PROTOCOL"] = line.protocol
         environ.update(head.fields)
+        if trust is not None and head.is_forwarded:
+            claims = trust.read(head.fields)
+            believe(environ, claims)
+            mount(environ, self._root, claims.prefix)
+        elif self._root:
+            mount(environ, self._root, None)
         if body is None:
             environ["wsgi.input"] = stream = io.BytesIO()
             return Exchange(self, head, environ, stream)
@@ -333,7 +363,7 @@ class Exchange:
             raise AssertionError("the application did not call start_response")
         fields = self._fields
         lines = fields.lines
-        lines.append(response.stamp.lines(fields.has_date, fields.has_server))
+        lines.append(self._handler.stamp.lines(fields.has_date, fields.has_server))
         if self._code in BODILESS or self._head.line.method == "HEAD":
             self._is_bodiless = True
             self._tell_length(size, lines)
@@ -364,7 +394,10 @@ class Exchange:
         # RFC 9110 8.6: the length that GET would have been answered with may be told to HEAD and in 304, but
         # none in 204. An empty body says nothing about it: many applications leave the body of HEAD out.
         assert self._fields is not None
-        if self._fields.length is not None and self._code != 204:
+        if self._code == 205:
+            # RFC 9110 15.3.6: without content, but not without framing.
+            lines.append(b"Content-Length: 0\r\n")
+        elif self._fields.length is not None and self._code != 204:
             lines.append(self._fields.length_line)
         elif size and self._code not in BODILESS:
             lines.append(b"Content-Length: %d\r\n" % size)
@@ -411,7 +444,8 @@ class Exchange:
         close = not self.keep_alive or self._handler.draining or not self._head.line.is_1_1
         self.keep_alive = not close
         with_body = self._head.line.method != "HEAD"
-        return [response.plain(500, "Internal Server Error", close=close, body=with_body)]
+        named = self._handler.is_named
+        return [response.plain(500, "Internal Server Error", close=close, body=with_body, named=named)]
 
     def _report(self, error: BaseException) -> None:
         if isinstance(error, SystemExit):

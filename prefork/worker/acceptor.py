@@ -32,7 +32,8 @@ SHUT = errno.EINVAL
 # What accept reports of a connection that failed while it was queued (accept(2)): the next one may be fine.
 TRANSIENT = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR, errno.ENETDOWN, errno.EHOSTUNREACH}
 
-Accepted = tuple[socket.socket, Any]
+# The connection, its peer's address, the descriptor of the listener that it came by.
+Accepted = tuple[socket.socket, Any, int]
 
 
 class Mode(Enum):
@@ -146,7 +147,7 @@ class Acceptor:
     def _accept(self, descriptor: int, now: float) -> Accepted | None:
         """Accept one connection, if there is one."""
         try:
-            accepted = self.descriptors[descriptor].accept()
+            sock, address = self.descriptors[descriptor].accept()
         except BlockingIOError:
             self._signalled.pop(descriptor, None)
             return None
@@ -155,7 +156,7 @@ class Acceptor:
             return None
         if self._mode is Mode.EAGER:
             self._signalled.pop(descriptor, None)
-        return accepted
+        return sock, address, descriptor
 
     def _report_anew(self) -> None:
         """Have epoll report these listeners again if anybody is left there: an edge shows once."""
@@ -174,7 +175,7 @@ class Acceptor:
         found: list[Accepted] = []
         while True:
             try:
-                found.append(self.descriptors[descriptor].accept())
+                found.append((*self.descriptors[descriptor].accept(), descriptor))
             except BlockingIOError:
                 return found
             except OSError as error:

@@ -20,10 +20,12 @@ from typing import Any
 
 from prefork.config.schema import Pool
 from prefork.handlers.context import Worker
+from prefork.handlers.peer import ProxyError, doors_of
 from prefork.handlers.socket import Handle
 from prefork.log import logger
 from prefork.scoreboard import Lane, Row
 from prefork.worker.acceptor import Accepted, Acceptor
+from prefork.worker.greeting import address_of, read_blocking
 from prefork.worker.orders import Orders
 from prefork.worker.threads import start_vital
 
@@ -80,6 +82,7 @@ class Crew:
         self._acceptor = Acceptor(
             self._epoll, listeners, self.row.least_of_others, limit, self._report_shortage
         )
+        self.doors = doors_of(self.pool, listeners)
         self._acceptor.settle(0, time.monotonic())
         self._watched = 1 + len(listeners)
 
@@ -177,11 +180,27 @@ class Hand:
         crew.worker.enter_lane(self.number)
         while self._orders.drain_by is None:
             if (accepted := crew.next_connection()) is not None:
-                self._serve(*accepted)
+                self._receive(*accepted)
         crew.leave()
         while (accepted := crew.next_leftover()) is not None:
-            self._serve(*accepted)
+            self._receive(*accepted)
         crew.finish(self)
+
+    def _receive(self, connection: socket.socket, address: Any, listener: int) -> None:
+        crew = self._crew
+        try:
+            if crew.doors[listener].proxy_protocol:
+                source = read_blocking(connection, crew.pool.read_timeout).source
+                address = address if source is None else address_of(source)
+            self._serve(connection, address)
+        except ProxyError as error:
+            peer = _name(address).decode("latin-1")
+            logger.warning("connection from %s refused, no PROXY header: %s", peer, error)
+            _close(connection)
+        except OSError:
+            connection.close()  # the peer left before it has said anything
+        finally:
+            crew.release()
 
     def _serve(self, connection: socket.socket, address: Any) -> None:
         crew = self._crew
@@ -201,7 +220,6 @@ class Hand:
         finally:
             _close(connection)
             self.lane.end()
-            crew.release()
 
 
 def _name(address: Any) -> bytes:

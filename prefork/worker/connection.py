@@ -9,7 +9,9 @@ import socket
 import termios
 from enum import Enum
 
+from prefork.handlers.peer import Door, Trust
 from prefork.handlers.wsgi import Body, Cut, Environ, Exchange, FileSpan, Head
+from prefork.worker.greeting import Greeting
 
 # How much of a file goes out before others get their turn: a client on the same machine may read as fast as we send.
 SENDFILE_SIZE = 1 << 20
@@ -21,6 +23,7 @@ NOTHING = bytes(4)  # the int that FIONREAD fills in
 class Phase(Enum):
     """What the loop does about a connection."""
 
+    GREETING = "greeting"  # waiting for the PROXY header before the first request
     READING = "reading"  # a request, or waiting for one
     RUNNING = "running"  # an application thread has it
     WRITING = "writing"  # waiting for room to send more
@@ -34,8 +37,12 @@ class Connection:
         sock: connected and non-blocking.
         host: the client's address, empty on a Unix socket; ``port`` likewise.
         common: what the environs of all its requests have in common.
+        door: the listener that it came in at.
 
     Attributes:
+        greeting: the PROXY header that is being read.
+        trust: whom to believe about the client, if the peer is one of those.
+        linger_until: when lingering has to end, whatever still comes.
         pending: bytes that came and belong to no request yet.
         head, body: of the request that is being read.
         exchange: the request that is being answered.
@@ -50,25 +57,33 @@ class Connection:
         "_outbox",
         "body",
         "common",
+        "door",
         "events",
         "exchange",
         "fd",
+        "greeting",
         "head",
         "host",
         "is_cut",
+        "linger_until",
         "pending",
         "phase",
         "port",
         "sock",
         "timer",
+        "trust",
     )
 
-    def __init__(self, sock: socket.socket, host: str, port: str, common: Environ) -> None:
+    def __init__(self, sock: socket.socket, host: str, port: str, common: Environ, door: Door) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.host = host
         self.port = port
         self.common = common
+        self.door = door
+        self.greeting: Greeting | None = None
+        self.trust: Trust | None = None
+        self.linger_until = 0.0
         self.phase = Phase.READING
         self.pending = b""
         self.head: Head | None = None
@@ -79,6 +94,12 @@ class Connection:
         self.events = 0
         self._outbox: list[bytes | memoryview] | None = None
         self._file: FileSpan | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Return whether nothing came of a request."""
+        is_early = self.phase is Phase.READING or self.phase is Phase.GREETING
+        return is_early and not self.pending and self.body is None
 
     def send(self, pieces: list[bytes]) -> bool:
         """Send pieces; return whether all are on their way: what found no room waits for ``flush``.
@@ -149,6 +170,12 @@ class Connection:
         except OSError:
             return False
         return True
+
+    def asks_head(self) -> bool:
+        """Return whether the request that is being read has the method HEAD: its answer has no body (RFC 9110 9.3.2)."""
+        if self.head is not None:
+            return self.head.line.method == "HEAD"
+        return self.pending.lstrip(b"\r\n").startswith(b"HEAD ")
 
     def forget_request(self) -> None:
         """Give up a request that was being read."""

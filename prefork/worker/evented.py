@@ -4,6 +4,7 @@ A connection costs nothing but memory until bytes come. A request is read whole,
 before the application hears of it; what a slow client does not take at once waits in its connection. There is one
 place that waits, and it waits until something happens or the next deadline comes:
 
+    GREETING --PROXY header read, where one is demanded--> READING
     READING --request read--> answered at once, or RUNNING in a thread --done--> READING, or
         WRITING until there was room --> READING, or LINGERING until the client has closed its end, too
 """
@@ -20,11 +21,13 @@ from functools import partial
 from prefork.config.schema import Pool
 from prefork.handlers import response
 from prefork.handlers.context import Worker
+from prefork.handlers.peer import Header, ProxyError, doors_of
 from prefork.handlers.wsgi import Body, Cut, Environ, Exchange, Head, Refusal, WsgiApp, WsgiHandler
 from prefork.log import logger
 from prefork.scoreboard import Lane, Row
 from prefork.worker.acceptor import Accepted, Acceptor
 from prefork.worker.connection import Connection, Phase
+from prefork.worker.greeting import Greeting, address_of
 from prefork.worker.orders import Orders
 from prefork.worker.threads import Mailbox, Threads
 from prefork.worker.timers import Timers
@@ -34,8 +37,14 @@ RECEIVE_SIZE = 65536
 MAX_EVENTS = 128
 # A drain takes a connection for idle on which no byte of a request came for so long.
 DRAIN_IDLE = 1.0
-# How long a client has to close its end after ours is shut; nginx has lingering_timeout 5 s.
+# How long a client has to close its end, or to send more, after ours is shut; nginx has lingering_timeout 5 s.
 LINGER = 2.0
+# How long in all; nginx has lingering_time 30 s.
+LINGER_TOTAL = 30.0
+# A queue for threads is full when it is longer than so many requests per thread, and the first of them has waited
+# so long: a moment's burst is served sooner than it could be refused.
+QUEUE_PER_THREAD = 16
+QUEUE_TIME = 0.5
 # How many pieces of one streamed answer go out before others get their turn.
 PIECES_PER_TURN = 16
 # The local addresses that are remembered; with a routed network bound whole there may be any number.
@@ -93,6 +102,8 @@ class Loop:
         self._epoll = select.epoll()
         self._connections: dict[int, Connection] = {}
         self._addresses: dict[object, Environ] = {}
+        self._doors = doors_of(pool, listeners)
+        self._has_warned = False  # of connections without the PROXY header that is demanded
         self._timers: Timers[Connection] = Timers(
             (
                 pool.read_timeout,
@@ -110,6 +121,10 @@ class Loop:
         self._fresh, self._idle = HEAD, IDLE
         self._mailbox: Mailbox[Connection] = Mailbox()
         self._running = 0
+        # Handed over to the threads and not begun, since when; who takes one out, a thread or the loop, has it.
+        self._waiting: dict[Connection, float] = {}
+        self._most_waiting = pool.threads * QUEUE_PER_THREAD
+        self._shed_at = math.inf  # when to look whether the queue is full
         self._lane = worker.enter_lane(0)
         self._threads = Threads(pool.threads, worker) if pool.threads > 1 else None
         self._listen(listeners)
@@ -168,6 +183,8 @@ class Loop:
         self._accept(is_signalled)
         if self._now >= self._timers.wake_at:
             self._expire()
+        if self._now >= self._shed_at:
+            self._shed()
         if len(connections) != self._held:
             self._settle()
 
@@ -175,6 +192,8 @@ class Loop:
         if not self._mailbox.fall_asleep():
             return 0.0
         wake_at = self._timers.wake_at
+        if self._shed_at < wake_at:
+            wake_at = self._shed_at
         if self._acceptor.due is not None:
             wake_at = min(wake_at, self._acceptor.due)
         if self._orders.drain_by is not None:
@@ -203,7 +222,8 @@ class Loop:
     def _expire(self) -> None:
         for connection in self._timers.expired(self._now):
             if connection.timer in (HEAD, BODY) and (connection.pending or connection.body is not None):
-                self._refuse(connection, Refusal(408, "the request did not arrive in time"))
+                refusal = Refusal(408, "the request did not arrive in time")
+                self._refuse(connection, refusal, with_body=not connection.asks_head())
             elif connection.timer in (WRITE, LINGERING):
                 self._drop(connection)
             else:
@@ -220,7 +240,7 @@ class Loop:
             self._settle()
 
     def _adopt(self, accepted: Accepted) -> None:
-        sock, address = accepted
+        sock, address, listener = accepted
         sock.setblocking(False)
         try:
             local = sock.getsockname()
@@ -228,10 +248,53 @@ class Loop:
             sock.close()  # reset already
             return
         host, port = (address[0], str(address[1])) if isinstance(address, tuple) else ("", "")
-        connection = Connection(sock, host, port, self._addresses.get(local) or self._learn(local))
+        door = self._doors[listener]
+        connection = Connection(sock, host, port, self._addresses.get(local) or self._learn(local), door)
+        if door.proxy_protocol:
+            connection.phase = Phase.GREETING
+            connection.greeting = Greeting()
+        else:
+            connection.trust = door.trust_in(host)
         self._connections[connection.fd] = connection
         self._watch(connection, IN)
         self._timers.arm(connection, self._fresh, self._now)
+
+    def _greet(self, connection: Connection) -> None:
+        """Read the PROXY header that a connection has to begin with."""
+        assert connection.greeting is not None
+        try:
+            header = connection.greeting.read(connection.sock)
+        except BlockingIOError:
+            return
+        except ProxyError as error:
+            self._turn_away(connection, error)
+        except OSError:
+            self._drop(connection)
+        else:
+            if header is not None:
+                self._introduce(connection, header)
+
+    def _introduce(self, connection: Connection, header: Header) -> None:
+        if header.source is not None and header.destination is not None:
+            host, port = header.source
+            connection.host, connection.port = host, str(port) if host else ""
+            local = address_of(header.destination)
+            connection.common = self._addresses.get(local) or self._learn(local)
+        # Whoever stands behind a balancer is not to be believed because the balancer is.
+        connection.trust = connection.door.trust_in(connection.host)
+        connection.greeting = None
+        connection.phase = Phase.READING
+        self._timers.arm(connection, self._fresh, self._now)
+        self._read(connection)
+
+    def _turn_away(self, connection: Connection, error: ProxyError) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            peer = connection.host or "a Unix socket's peer"
+            logger.warning(
+                "connection from %s refused, no PROXY header: %s; others are not told of", peer, error
+            )
+        self._leave(connection)
 
     def _learn(self, local: object) -> Environ:
         if len(self._addresses) >= MAX_ADDRESSES:
@@ -269,14 +332,18 @@ class Loop:
             while data:
                 data = self._take_request(connection, data)
         except Refusal as refusal:
-            self._refuse(connection, refusal)
+            self._refuse(connection, refusal, with_body=not connection.asks_head())
         except Cut:
             self._drop(connection)
 
     def _take_request(self, connection: Connection, data: bytes) -> bytes:
         """Read one request, or as much as has come; return what can be read now behind it."""
         if connection.body is None:
-            head = self._read_head(data)
+            try:
+                head = self._read_head(data)
+            except Refusal:
+                connection.pending = data  # what is refused: its method decides about the answer
+                raise
             if head is None:
                 self._wait_for_head(connection, data)
                 return b""
@@ -320,7 +387,13 @@ class Loop:
 
     def _answer(self, connection: Connection, head: Head, body: Body | None) -> bool:
         """Have the application answer; return whether that is done and the next request can be read."""
-        exchange = self._handler.exchange(head, body, connection.common, connection.host, connection.port)
+        try:
+            exchange = self._handler.exchange(
+                head, body, connection.common, connection.host, connection.port, connection.trust
+            )
+        except Refusal as refusal:
+            self._refuse(connection, refusal, with_body=head.line.method != "HEAD")
+            return False
         connection.exchange = exchange
         if self._threads is not None:
             self._hand_over(connection, self._threads)
@@ -428,6 +501,8 @@ class Loop:
                 self._resume(connection)
         elif connection.phase is Phase.LINGERING:
             self._discard(connection)
+        elif connection.phase is Phase.GREETING:
+            self._greet(connection)
         else:
             self._watch(connection, 0)  # running: what came will still be there afterwards
 
@@ -436,8 +511,39 @@ class Loop:
     def _hand_over(self, connection: Connection, threads: Threads) -> None:
         connection.phase = Phase.RUNNING
         self._timers.disarm(connection)
+        if len(self._waiting) >= self._most_waiting and self._is_late():
+            self._turn_down(connection)
+            return
         self._count_running(1)
+        self._waiting[connection] = self._now
         threads.put(partial(self._run_in_thread, connection))
+
+    def _is_late(self) -> bool:
+        """Return whether the first one that waits for a thread has waited for long."""
+        try:
+            since = next(iter(self._waiting.values()), self._now)
+        except RuntimeError:
+            since = self._now  # a thread has taken one at this very moment
+        is_late = self._now >= since + QUEUE_TIME
+        self._shed_at = math.inf if is_late else since + QUEUE_TIME
+        return is_late
+
+    def _shed(self) -> None:
+        """Refuse the last ones of a queue that has grown within a moment, and has not gone on since."""
+        self._shed_at = math.inf
+        if len(self._waiting) > self._most_waiting and self._is_late():
+            while len(self._waiting) > self._most_waiting:
+                connection, _ = self._waiting.popitem()
+                self._count_running(-1)
+                self._turn_down(connection)
+
+    def _turn_down(self, connection: Connection) -> None:
+        """Refuse a request that no thread has begun; the job of one that was handed over will find it gone."""
+        exchange, connection.exchange = connection.exchange, None
+        assert exchange is not None
+        exchange.finish()
+        is_head = exchange.what.startswith(b"HEAD ")
+        self._refuse(connection, Refusal(503, "all threads are busy"), with_body=not is_head)
 
     def _count_running(self, more: int) -> None:
         was_busy = self._running >= self._pool.threads
@@ -447,6 +553,8 @@ class Loop:
             self._row.set_busy(self._now if is_busy else 0.0)
 
     def _run_in_thread(self, connection: Connection, lane: Lane) -> None:
+        if self._waiting.pop(connection, None) is None:
+            return  # withdrawn
         exchange = connection.exchange
         assert exchange is not None
         connection.is_cut = True
@@ -496,9 +604,9 @@ class Loop:
 
     # Closing
 
-    def _refuse(self, connection: Connection, refusal: Refusal) -> None:
+    def _refuse(self, connection: Connection, refusal: Refusal, *, with_body: bool) -> None:
+        answer = self._handler.refuse(refusal, with_body=with_body)
         connection.forget_request()
-        answer = response.plain(refusal.status, refusal.reason, close=True)
         try:
             connection.send([answer])
         except Cut:
@@ -512,6 +620,7 @@ class Loop:
         if not connection.shut():
             return self._drop(connection)
         connection.phase = Phase.LINGERING
+        connection.linger_until = self._now + LINGER_TOTAL
         self._watch(connection, IN)
         self._timers.arm(connection, LINGERING, self._now)
         return False
@@ -519,6 +628,9 @@ class Loop:
     def _discard(self, connection: Connection) -> None:
         try:
             if connection.sock.recv(RECEIVE_SIZE):
+                # A client that is still busy sending will look for our answer afterwards (RFC 9112 9.6).
+                if self._now < connection.linger_until and not self._handler.draining:
+                    self._timers.arm(connection, LINGERING, self._now)
                 return
         except BlockingIOError:
             return
@@ -560,7 +672,7 @@ class Loop:
         self._acceptor.close()
         self._orders.leave_queue()
         for connection in self._connections.values():
-            if connection.phase is Phase.READING and not connection.pending and connection.body is None:
+            if connection.is_idle:
                 self._timers.arm(connection, DRAINED, self._now)
 
     def _overdue(self) -> int:

@@ -9,10 +9,11 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-from prefork.config.schema import Http, Pool
+from prefork.config.schema import Http, Listen, Pool
 from prefork.handlers.context import Worker
 from prefork.handlers.wsgi import WsgiApp
 from prefork.scoreboard import Board, Row, Snapshot
+from prefork.units import TcpAddress
 from prefork.worker.evented import Loop
 
 LONG = 10.0
@@ -65,6 +66,7 @@ class Site:
     def __init__(
         self, application: WsgiApp, *, unix: str = "", http: Http | None = None, **options: Any
     ) -> None:
+        options.setdefault("listen", (Listen(address=TcpAddress("127.0.0.1", 0)),))
         self.pool = Pool(name="web", wsgi="a:b", http=http or Http(), **options)
         self.board = Board(2, self.pool.threads)
         self.board.watch(True)

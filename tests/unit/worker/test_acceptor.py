@@ -154,7 +154,7 @@ def test_the_queue_is_emptied_whatever_the_others_hold(worker: Worker) -> None:
     for _ in range(3):
         worker.connect()
     taken = worker.acceptor.empty_queue()
-    worker.sockets += [connection for connection, _ in taken]
+    worker.sockets += [connection for connection, *_ in taken]
     assert len(taken) == 3
 
 
