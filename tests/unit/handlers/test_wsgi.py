@@ -538,3 +538,14 @@ def test_an_empty_file_is_an_empty_answer(tmp_path: Path) -> None:
 @pytest.fixture(autouse=True)
 def _propagate_to_caplog(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger("prefork"), "propagate", True)
+
+
+@pytest.mark.parametrize("make", [reply, stream])
+def test_205_has_no_body_and_says_so(make: Callable[..., WsgiApp]) -> None:
+    answer = ask(make(b"surplus", status="205 Reset Content"))
+    assert (answer.body, answer.fields["content-length"], answer.keep_alive) == (b"", "0", True)
+
+
+@pytest.mark.parametrize("name", ["Proxy-Authenticate", "TE", "Trailer", "Transfer-Encoding", "Upgrade"])
+def test_fields_about_the_connection_are_the_servers(name: str) -> None:
+    assert ask(reply(b"x", headers=[(name, "x")])).head == "HTTP/1.1 500 Internal Server Error"

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from select import select
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from prefork.protocols.proxy import SIGNATURE
 from prefork.units import TcpAddress
 from prefork.worker import evented
 from tests.corpus import BAD_HEADS, GOOD, SMUGGLED, SMUGGLERS
+from tests.harness import wait_until
 from tests.unit.worker.serving import LONG, Site, read_all, read_answer, request
 
 Start = Callable[..., Callable[[bytes], object]]
@@ -243,8 +245,10 @@ def test_when_threads_are_busy_and_the_queue_is_full_the_answer_is_503_at_once(
         clients = [site.connect() for _ in range(2 + most + 5)]
         for client in clients:
             client.sendall(request("/slow", "Content-Length: 3", method="POST") + b"abc")
-            time.sleep(0.001)
-        for client in clients[2 + most :]:  # those who came last
+        refused = wait_until(
+            lambda: len(found := select(clients, [], [], 0.1)[0]) == 5 and found, "5 answers"
+        )
+        for client in refused:
             answer = read_all(client)
             assert_refused(answer, 503)
             assert b"\r\nRetry-After: 1\r\n" in answer
@@ -253,10 +257,10 @@ def test_when_threads_are_busy_and_the_queue_is_full_the_answer_is_503_at_once(
             answer = site.ask(request("/slow", method=method))
             assert answer.startswith(b"HTTP/1.1 503 ")
             assert (answer[-4:] == b"\r\n\r\n") is (method == "HEAD")
-        assert time.monotonic() - began < 0.2
+        assert time.monotonic() - began < 2
         assert site.ask(b"GET / HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 400 ")  # the loop is not busy
         gate.go_on.set()
-        for client in clients[: 2 + most]:
+        for client in set(clients) - set(refused):
             assert read_answer(client)[1] == b"done"
         with site.connect() as client:
             client.sendall(request("/fast"))
