@@ -16,8 +16,10 @@ from urllib.parse import unquote_to_bytes
 from prefork.protocols.http1 import Refusal, is_host
 
 UNIX: Final = "unix"
-# How many addresses are remembered as trusted or not; a full table starts again from nothing.
+# How many addresses, and how many claims up to which length, are remembered: clients come again and again, and what is
+# said of them depends on the fields alone. A full table starts again from nothing.
 TABLE_SIZE: Final = 4096
+TABLE_CLAIM_SIZE: Final = 512
 
 # RFC 7239 6: an address, in brackets if it is IPv6, and a port, which may be a made-up name.
 NODE: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::(?:([0-9]{1,5})|_[A-Za-z0-9._-]+))?")
@@ -34,6 +36,7 @@ ESCAPED: Final = re.compile(r"\\(.)")
 PREFIX: Final = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+;=:@-]|%[0-9A-Fa-f]{2})+)*/?")
 
 Element = dict[str, str]
+Key = tuple[str, str, str, str, str]  # Forwarded, and X-Forwarded-For, -Proto, -Host, -Prefix
 
 
 class Claims(NamedTuple):
@@ -75,6 +78,7 @@ class Trust:
         self._unix = UNIX in trusted
         self._networks = [ip_network(network) for network in trusted if network != UNIX]
         self._known: dict[str, bool] = {}
+        self._claims: dict[Key, Claims] = {}
 
     def believes(self, address: str) -> bool:
         """Return whether what a peer says is believed; the address of a Unix socket's peer is empty."""
@@ -101,14 +105,30 @@ class Trust:
         lets the other through would let the client choose.
 
         """
-        claims = self._read_common(fields)
-        standard = fields.get("HTTP_FORWARDED")
-        return claims if standard is None else _unite(claims, self._read_standard(standard))
+        find = fields.get
+        key = (
+            find("HTTP_FORWARDED", ""),
+            find("HTTP_X_FORWARDED_FOR", ""),
+            find("HTTP_X_FORWARDED_PROTO", ""),
+            find("HTTP_X_FORWARDED_HOST", ""),
+            find("HTTP_X_FORWARDED_PREFIX", ""),
+        )
+        return self._claims.get(key) or self._learn(key)
 
-    def _read_common(self, fields: Mapping[str, str]) -> Claims:
-        hops = _members(fields.get("HTTP_X_FORWARDED_FOR", ""))
+    def _learn(self, key: Key) -> Claims:
+        standard, *common = key
+        claims = self._read_common(*common)
+        if standard:
+            claims = _unite(claims, self._read_standard(standard))
+        if sum(map(len, key)) <= TABLE_CLAIM_SIZE:
+            if len(self._claims) >= TABLE_SIZE:
+                self._claims.clear()
+            self._claims[key] = claims
+        return claims
+
+    def _read_common(self, hops: str, scheme: str, host: str, prefix: str) -> Claims:
         node = None
-        for hop in reversed(hops):
+        for hop in reversed(_members(hops)):
             found = self._node(hop)
             if found is None:
                 break
@@ -118,9 +138,9 @@ class Trust:
         return Claims(
             node and node.address,
             node.port if node else "",
-            _scheme(_last(fields.get("HTTP_X_FORWARDED_PROTO", ""))),
-            _host(_last(fields.get("HTTP_X_FORWARDED_HOST", ""))),
-            _prefix(_last(fields.get("HTTP_X_FORWARDED_PREFIX", ""))),
+            _scheme(_last(scheme)),
+            _host(_last(host)),
+            _prefix(_last(prefix)),
         )
 
     def _read_standard(self, value: str) -> Claims:

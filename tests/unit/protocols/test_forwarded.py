@@ -45,11 +45,15 @@ def test_nobody_is_trusted_without_being_named() -> None:
     assert not any(Trust(()).believes(address) for address in ("", "127.0.0.1", "::1"))
 
 
-def test_the_table_of_addresses_is_bounded() -> None:
+def test_the_tables_are_bounded() -> None:
     trust = Trust(LOCAL)
     for number in range(TABLE_SIZE + 10):
         trust.believes(f"10.1.{number // 256}.{number % 256}")
+        trust.read({"HTTP_X_FORWARDED_FOR": f"1.1.{number // 256}.{number % 256}"})
+    trust.read({"HTTP_X_FORWARDED_FOR": "1.1.1.1, " * 1000})
     assert len(trust._known) <= TABLE_SIZE
+    assert len(trust._claims) <= TABLE_SIZE
+    assert max(len(hops) for _, hops, *_ in trust._claims) < 100
 
 
 @pytest.mark.parametrize(
@@ -192,6 +196,15 @@ def test_kinds_that_contradict_each_other_are_refused(fields: dict[str, str]) ->
     with pytest.raises(Refusal) as caught:
         read(**fields)
     assert caught.value.status == 400
+
+
+def test_what_was_learnt_is_said_again() -> None:
+    trust = Trust(LOCAL)
+    fields = {"HTTP_X_FORWARDED_FOR": "6.6.6.6, 1.2.3.4", "HTTP_X_FORWARDED_PROTO": "https"}
+    assert trust.read(fields) == trust.read(fields) == Claims("1.2.3.4", "", "https")
+    for _ in range(2):
+        with pytest.raises(Refusal):
+            trust.read(fields | {"HTTP_FORWARDED": "for=5.6.7.8"})
 
 
 def test_without_fields_nothing_is_claimed() -> None:
