@@ -33,8 +33,10 @@ METHOD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 FOREIGN_METHODS: Final = frozenset(
     b"PRI DESCRIBE ANNOUNCE SETUP PLAY PAUSE TEARDOWN GET_PARAMETER SET_PARAMETER REDIRECT RECORD FLUSH".split()
 )
-# What a partial head may begin with: all known methods are letters; CR begins a blank line; nothing came yet.
-BEGINNINGS: Final = frozenset({bytes([letter]) for letter in range(65, 91)} | {b"\r", b""})
+# What a partial head may begin with: a method, known or not; CR begins a blank line; nothing came yet.
+BEGINNINGS: Final = frozenset(
+    {bytes([byte]) for byte in range(256) if METHOD.fullmatch(bytes([byte]))} | {b"\r", b""}
+)
 TARGET: Final = re.compile(
     rb"[\x21\x22\x24-\x7e]+"
 )  # RFC 9112 3.2 is narrower, but browsers send | and " as they are

@@ -93,8 +93,10 @@ def test_whatever_comes_is_answered_or_refused(sites: list[Site], data: bytes, c
         found = [converse(site, [data]) for site in sites] + [converse(sites[0], pieces)]
     finally:
         logging.getLogger("prefork").removeHandler(handler)
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]
     check(found[0])
+    # What has not come whole may be refused for less than all that is wrong with it, but it is refused.
+    assert [min(status, 400) for status in found[2]] == [min(status, 400) for status in found[0]]
     assert logged == []
 
 
