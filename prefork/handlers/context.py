@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
 from prefork.scoreboard import Lane, Row
 
 _workers: list[Worker] = []
+_is_copy = False
 
 
 class Worker:
@@ -64,3 +66,25 @@ def current() -> Worker:
 def become(worker: Worker) -> None:
     """Make ``worker`` the one that ``current()`` returns in this process."""
     _workers.append(worker)
+    os.register_at_fork(after_in_child=_note_copy)
+
+
+def end_copy(code: int = 0) -> None:
+    """End this process if a handler has forked it: called when it comes back from the handler.
+
+    It would go on as a second worker that nobody knows of, on connections that are the first one's.
+    """
+    if _is_copy:
+        os._exit(code)
+
+
+def exit_code(error: SystemExit) -> int:
+    """Return what the interpreter would make of ``sys.exit``'s argument."""
+    if error.code is None:
+        return 0
+    return error.code & 0xFF if isinstance(error.code, int) else 1
+
+
+def _note_copy() -> None:
+    global _is_copy
+    _is_copy = True

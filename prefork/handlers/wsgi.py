@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 from prefork.config.schema import Http
 from prefork.handlers import response
 from prefork.handlers.body import Body
+from prefork.handlers.context import end_copy, exit_code
 from prefork.handlers.peer import Trust, believe, mount
 from prefork.handlers.response import Fields
 from prefork.log import logger
@@ -264,6 +265,7 @@ class Exchange:
         self._sink = sink
         try:
             result = self._result = self._handler.application(self._environ, self._start_response)
+            end_copy()
             if result.__class__ is list or result.__class__ is tuple:
                 return self._take_whole(result)
             if isinstance(result, FileWrapper) and (span := result.span()) is not None:
@@ -281,8 +283,10 @@ class Exchange:
         """
         try:
             for piece in self._iterator:
+                end_copy()
                 if piece:
                     return self._frame(piece)
+            end_copy()
         except BaseException as error:  # noqa: BLE001 (as above, but the answer has begun)
             self._report(error)
             raise Cut from None
@@ -449,9 +453,11 @@ class Exchange:
 
     def _report(self, error: BaseException) -> None:
         if isinstance(error, SystemExit):
+            end_copy(exit_code(error))
             self.keep_alive = False
             self._handler.leave(error)
         logger.error("%s: the application failed", self._name(), exc_info=error)
+        end_copy(1)
 
     def _name(self) -> str:
         return self.what.decode("latin-1")

@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from prefork.config.schema import Pool
-from prefork.handlers.context import Worker
+from prefork.handlers.context import Worker, end_copy, exit_code
 from prefork.handlers.peer import ProxyError, doors_of
 from prefork.handlers.socket import Handle
 from prefork.log import logger
@@ -210,14 +210,16 @@ class Hand:
         try:
             crew.handle(connection, address)
         except SystemExit as error:
+            end_copy(exit_code(error))
             logger.info(
                 "the handler called sys.exit(%s); the worker leaves",
                 "" if error.code is None else repr(error.code),
             )
-            self._orders.resign(_exit_code(error))
+            self._orders.resign(exit_code(error))
         except BaseException:  # noqa: BLE001 - whatever a handler raises, its worker lives on
             logger.exception("handler failed, connection from %s", _name(address).decode("latin-1"))
         finally:
+            end_copy()
             _close(connection)
             self.lane.end()
 
@@ -228,13 +230,6 @@ def _name(address: Any) -> bytes:
         host, port = address[:2]
         return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode("latin-1", "replace")
     return b"unix socket"
-
-
-def _exit_code(error: SystemExit) -> int:
-    """Return what the interpreter would make of ``sys.exit``'s argument."""
-    if error.code is None:
-        return 0
-    return error.code & 0xFF if isinstance(error.code, int) else 1
 
 
 def _close(connection: socket.socket) -> None:

@@ -20,7 +20,7 @@ from functools import partial
 
 from prefork.config.schema import Pool
 from prefork.handlers import response
-from prefork.handlers.context import Worker
+from prefork.handlers.context import Worker, exit_code
 from prefork.handlers.peer import Header, ProxyError, doors_of
 from prefork.handlers.wsgi import Body, Cut, Environ, Exchange, Head, Refusal, WsgiApp, WsgiHandler
 from prefork.log import logger
@@ -152,9 +152,9 @@ class Loop:
         self._acceptor.settle(0, self._now)
 
     def _resign(self, error: SystemExit) -> None:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        code = exit_code(error)
         logger.info("the application called sys.exit(%s); the worker leaves", code)
-        self._orders.resign(code & 0xFF)
+        self._orders.resign(code)
 
     # Turning
 

@@ -56,6 +56,18 @@ def command(sock, address):
         sock.sendall(f"{worker.pool} {worker.slot} {worker.generation} {os.getpid()}".encode())
 
 
+def fork(sock, address):
+    """Fork, and let both go on as if nothing had happened."""
+    sock.sendall(b"forked" if os.fork() else b"")
+
+
+def fork_and_exit(sock, address):
+    """Fork a process that leaves as a program would."""
+    if not os.fork():
+        sys.exit(3)
+    sock.sendall(b"forked")
+
+
 class Shout(socketserver.StreamRequestHandler):
     """A class of the socketserver module."""
 

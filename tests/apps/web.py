@@ -23,6 +23,8 @@ def routes(environ, start_response):
         hold_the_interpreter()
     elif verb == "die":
         os._exit(int(arguments[0]))
+    elif verb == "fork":
+        os.fork()  # and both go on as if nothing had happened
     elif verb == "raise":
         raise RuntimeError("the application's own mistake")
     return app(environ, start_response)

@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from tests.faulty import ask, begin, pool, say
-from tests.harness import read_to_end, wait_until
+from tests.harness import body_of, children_of, read_to_end, wait_until
 
 
 @pytest.fixture
@@ -141,3 +141,31 @@ def test_the_first_signal_of_a_terminal_does_not_reach_the_handlers(server):
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH):
         os.kill(int(before), number)
     assert ask(server, "pid") == before
+
+
+@pytest.mark.parametrize("handler", ["fork", "fork_and_exit"])
+def test_a_copy_of_the_worker_that_a_handler_forks_and_lets_return_ends(start, handler):
+    server = start(pool(f"sockets:{handler}", workers=1)).wait_serving()
+    (worker,) = server.pids()
+    for _ in range(3):
+        assert ask(server, "") == "forked"
+    wait_until(
+        lambda: not children_of(worker) or set(children_of(worker).values()) == {"Z"}, "no copy goes on"
+    )
+    assert server.pids() == {worker}
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_copy_that_an_application_forks_and_lets_return_ends(start, threads):
+    server = start(pool("web:routes", kind="wsgi", workers=1, threads=threads)).wait_serving()
+    (worker,) = server.pids()
+    for _ in range(3):
+        answer = server.get("/fork")
+        assert answer.count(b"HTTP/1.1 200") == 1
+        assert body_of(answer).split()[0] == str(worker).encode()
+    wait_until(
+        lambda: not children_of(worker) or set(children_of(worker).values()) == {"Z"}, "no copy goes on"
+    )
+    assert server.pids() == {worker}
+    assert server.stop() == 0
