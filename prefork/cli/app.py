@@ -148,7 +148,7 @@ def scale(
     workers: Annotated[int, typer.Argument(metavar="N", help="How many workers it is to have.", min=1)],
     settings: Set = None,
 ) -> None:
-    """Set how many workers a pool has, until the number in the file changes."""
+    """Set how many workers a pool has."""
     from prefork.cli import ctl
 
     _say(ctl.scale(target, settings or [], pool, workers, _say))

@@ -16,19 +16,23 @@ ORPHANS = ("prefork: worker ", "prefork: guard ")
 
 def holder_of(address: Address) -> str | None:
     """Return ``pid 4711 (prefork: master shop) listens there``, or None if that cannot be known (proc(5))."""
-    holders = _holders(address)
+    holders = _holders(_inodes(address))
     # Of a server and its children the parent is the one to name; it is the oldest.
     return f"pid {holders[0]} ({_title(holders[0])}) listens there" if holders else None
 
 
-def are_orphans(address: Address) -> bool:
-    """Tell whether only workers of a dead prefork master listen there: they are about to leave."""
-    titles = [_title(pid) for pid in _holders(address)]
-    return bool(titles) and all(title.startswith(ORPHANS) for title in titles)
+def is_being_left(address: Address) -> bool:
+    """Tell whether only workers of a dead prefork master listen there, who are about to leave, or nobody any more."""
+    inodes = _inodes(address)
+    titles = [_title(pid) for pid in _holders(inodes)]
+    return not inodes or (bool(titles) and all(title.startswith(ORPHANS) for title in titles))
 
 
-def _holders(address: Address) -> list[int]:
-    inodes = set(_tcp_inodes(address.port) if isinstance(address, TcpAddress) else _unix_inodes(address.path))
+def _inodes(address: Address) -> set[str]:
+    return set(_tcp_inodes(address.port) if isinstance(address, TcpAddress) else _unix_inodes(address.path))
+
+
+def _holders(inodes: set[str]) -> list[int]:
     return sorted(pid for pid in _pids() if inodes & _socket_inodes(pid))
 
 

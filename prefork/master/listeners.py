@@ -16,15 +16,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from prefork.config.listeners import Key
-from prefork.config.schema import Listen
-from prefork.errors import ListenError
-from prefork.master.holders import are_orphans, holder_of
+from prefork.config.schema import Config, Listen
+from prefork.errors import ConfigError, ListenError, Problem
+from prefork.log import logger
+from prefork.master.holders import holder_of, is_being_left
 from prefork.system import tcp
 from prefork.system.privileges import find_group, find_user
 from prefork.units import Address, TcpAddress, UnixAddress
 
 # How often an address is tried again that orphans are about to leave. Nothing else waits meanwhile: it is a start.
 ORPHANS_PAUSE = 0.02
+# What chown(2) takes for an owner or group that is to stay.
+UNCHANGED = -1
 
 
 @dataclass(slots=True)
@@ -71,6 +74,10 @@ class Listeners:
             for key, listen in wanted.items():
                 if key not in self._open or not _reopen_doors(self._open[key]):
                     opened[key] = bind(listen, until)
+                elif not _is_found(self._open[key]):
+                    logger.error(
+                        "%s: its file is gone; clients find it again after a new start", listen.address
+                    )
         except ListenError:
             for listener in opened.values():
                 _close(listener)
@@ -112,6 +119,19 @@ class Listeners:
         return addresses
 
 
+def check_accounts(config: Config) -> None:
+    """Raise ConfigError for owners and groups of Unix sockets that this machine does not have."""
+    problems = []
+    for pool in config.pools.values():
+        for listen in pool.listen:
+            try:
+                _find_accounts(listen)
+            except ConfigError as error:
+                problems.append(Problem(f"[pool.{pool.name}] listen: {listen.address}: {error.message}"))
+    if problems:
+        raise ConfigError(problems)
+
+
 def bind(listen: Listen, until: float = 0.0) -> Listener:
     """Return a new listener, waiting for orphans to leave the address until that moment on the monotonic clock.
 
@@ -121,7 +141,7 @@ def bind(listen: Listen, until: float = 0.0) -> Listener:
         try:
             return _bind(listen)
         except ListenError:
-            if time.monotonic() >= until or not are_orphans(listen.address):
+            if time.monotonic() >= until or not is_being_left(listen.address):
                 raise
             time.sleep(ORPHANS_PAUSE)
 
@@ -199,10 +219,15 @@ def _answers(path: str) -> bool:
 def _set_access(listen: Listen, path: str) -> None:
     if listen.mode is not None:
         os.chmod(path, listen.mode)
-    if listen.owner is not None or listen.group is not None:
-        owner = -1 if listen.owner is None else find_user(listen.owner)
-        group = -1 if listen.group is None else find_group(listen.group)
+    owner, group = _find_accounts(listen)
+    if (owner, group) != (UNCHANGED, UNCHANGED):
         os.chown(path, owner, group)
+
+
+def _find_accounts(listen: Listen) -> tuple[int, int]:
+    owner = UNCHANGED if listen.owner is None else find_user(listen.owner)
+    group = UNCHANGED if listen.group is None else find_group(listen.group)
+    return owner, group
 
 
 def _reopen_doors(listener: Listener) -> bool:
@@ -223,13 +248,19 @@ def _close(listener: Listener) -> None:
 
 
 def _unlink_own(listener: Listener) -> None:
+    if isinstance(listener.listen.address, UnixAddress) and _is_found(listener):
+        os.unlink(listener.listen.address.path)
+
+
+def _is_found(listener: Listener) -> bool:
+    """Tell whether clients can find a listener: a Unix socket's path may mean another file by now, or none."""
     if not isinstance(listener.listen.address, UnixAddress):
-        return
-    path = listener.listen.address.path
-    with suppress(FileNotFoundError):
-        found = os.lstat(path)
-        if (found.st_dev, found.st_ino) == listener.file:
-            os.unlink(path)
+        return True
+    try:
+        found = os.lstat(listener.listen.address.path)
+    except FileNotFoundError:
+        return False
+    return (found.st_dev, found.st_ino) == listener.file
 
 
 @contextmanager
@@ -237,6 +268,8 @@ def _reported(listen: Listen) -> Iterator[None]:
     """Turn an operating system's error into one line with a hint."""
     try:
         yield
+    except ConfigError as error:
+        raise ListenError(f"cannot listen on {listen.address}: {error.message}") from error
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ListenError(

@@ -198,7 +198,7 @@ class Loop:
             self._reload()
         except ConfigError as error:
             for problem in error.problems:
-                logger.error("%s%s", problem.message, problem.hint and f"\nhint: {problem.hint}")
+                logger.error("%s%s", problem.message, f"\nhint: {problem.hint}" if problem.hint else "")
             logger.error("the reload is refused; the server goes on as before")
         except PreforkError as error:
             logger.error("%s; the reload is refused", error.message)

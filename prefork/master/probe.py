@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import select
 import signal
+import struct
+import time
 from contextlib import suppress
 from typing import NoReturn
 
@@ -12,11 +14,14 @@ import msgspec
 
 from prefork.config.schema import Config, Pool
 from prefork.errors import BootError
+from prefork.master.listeners import check_accounts
 from prefork.system import process, signals
 from prefork.system.privileges import Account, find_account
 from prefork.worker import main
 
 READ_SIZE = 65536
+# Before the verdict, its size: the end of file does not come while a process that the application has started lives.
+SIZE = struct.Struct("!I")
 
 
 class Verdict(msgspec.Struct):
@@ -32,6 +37,7 @@ def probe(config: Config) -> list[BootError]:
 
     Raises ConfigError for users and groups that this machine does not have.
     """
+    check_accounts(config)
     account = find_account(config.master.user, config.master.group)
     errors = []
     for pool in config.pools.values():
@@ -46,7 +52,7 @@ def _load_in_child(config: Config, pool: Pool, account: Account | None) -> Verdi
     child = process.fork(lambda: _load(config, pool, account, write))
     os.close(write)
     try:
-        data = _read_all(read, pool.boot_timeout)
+        data = _read_verdict(read, pool.boot_timeout)
     finally:
         with suppress(ProcessLookupError):
             child.send_signal(signal.SIGKILL)
@@ -69,15 +75,28 @@ def _load(config: Config, pool: Pool, account: Account | None, write: int) -> No
     except BootError as error:
         verdict = Verdict(error.message, error.hint, error.traceback)
     with open(write, "wb") as pipe:
-        pipe.write(msgspec.msgpack.encode(verdict))
+        data = msgspec.msgpack.encode(verdict)
+        pipe.write(SIZE.pack(len(data)) + data)
     os._exit(0)
 
 
-def _read_all(descriptor: int, timeout: float) -> bytes | None:
-    """Return everything up to the end of file, or None if nothing has come in time."""
+def _read_verdict(descriptor: int, timeout: float) -> bytes | None:
+    """Return the verdict, nothing if the end of file comes before it, or None if it has not come in time."""
+    until = time.monotonic() + timeout
+    head = _read(descriptor, SIZE.size, until)
+    return _read(descriptor, SIZE.unpack(head)[0], until) if head else head
+
+
+def _read(descriptor: int, size: int, until: float) -> bytes | None:
+    """Return exactly so many bytes, nothing if they end early, or None if they have not come in time."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    if not poll.poll(timeout * 1000):
-        return None
-    with open(descriptor, "rb", closefd=False) as pipe:
-        return pipe.read()
+    data = b""
+    while len(data) < size:
+        if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+            return None
+        piece = os.read(descriptor, min(READ_SIZE, size - len(data)))
+        if not piece:
+            return b""
+        data += piece
+    return data

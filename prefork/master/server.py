@@ -17,7 +17,7 @@ from prefork.log import Destination, Identity, logger
 from prefork.master.charge import Charge
 from prefork.master.clock import SteadyClock
 from prefork.master.guard import Guard
-from prefork.master.listeners import Listeners
+from prefork.master.listeners import Listeners, check_accounts
 from prefork.scoreboard import Board
 from prefork.system import process
 from prefork.system.privileges import Account, find_account
@@ -87,6 +87,7 @@ class Server:
         Raises ListenError, or ConfigError for users and groups that this machine does not have.
         """
         account = find_account(config.master.user, config.master.group)
+        check_accounts(config)
         descriptor = log.open_file(config.log.file)
         try:
             self.open_listeners(config)

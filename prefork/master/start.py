@@ -10,6 +10,7 @@ from prefork import log
 from prefork.config.schema import Config
 from prefork.errors import BootError
 from prefork.log import logger
+from prefork.master.listeners import check_accounts
 from prefork.master.loop import Loop
 from prefork.master.pidfile import PidFile
 from prefork.master.server import Plan, Server
@@ -34,7 +35,9 @@ def run(read: Callable[[], Config], source: str) -> int:
     Raises ConfigError, ListenError, and BootError if an application does not load at this first start.
 
     """
+    process.open_standard_streams()
     config = read()
+    check_accounts(config)
     plan = Plan(config, find_account(config.master.user, config.master.group), log.open_file(config.log.file))
     server = Server(plan)
     with ExitStack() as stack:

@@ -122,6 +122,19 @@ def halts() -> Iterator[tuple[int, bool]]:
         yield found.si_pid, found.si_code == os.CLD_STOPPED
 
 
+def open_standard_streams() -> None:
+    """Open /dev/null for each of the descriptors 0, 1 and 2 that is closed.
+
+    Otherwise the next file or socket gets that number, and whatever is printed goes into it.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest free number is this one (open(2)); programs that workers start inherit it.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
 def close_all_but(kept: Iterable[int]) -> None:
     """Close every descriptor above 2 but these."""
     lowest = 3

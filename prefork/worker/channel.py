@@ -12,6 +12,7 @@ import msgspec
 # A packet longer than the kernel's buffer is refused whole; tracebacks are cut to fit (wmem_default is 208 KiB).
 MAX_PACKET = 65536
 MAX_TRACEBACK = 32768
+MAX_REASON = 4096
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
@@ -27,6 +28,14 @@ class BootFailed(Message, frozen=True):
 
     reason: str
     traceback: str = ""
+
+
+def boot_failed(reason: str, traceback: str) -> BootFailed:
+    """Return the message for a reason and a traceback of any length: the beginning of one, the end of the other."""
+    return BootFailed(
+        reason.encode("utf-8", "replace")[:MAX_REASON].decode("utf-8", "ignore"),
+        traceback.encode("utf-8", "replace")[-MAX_TRACEBACK:].decode("utf-8", "ignore"),
+    )
 
 
 class Busy(Message, frozen=True):

@@ -21,8 +21,8 @@ from prefork.handlers.socket import adapt
 from prefork.log import Identity, logger
 from prefork.system import privileges, process, signals
 from prefork.system.privileges import Account
-from prefork.worker import blocking, channel, evented
-from prefork.worker.channel import BootFailed
+from prefork.worker import blocking, evented
+from prefork.worker.channel import boot_failed
 from prefork.worker.orders import Orders
 from prefork.worker.post import Post
 
@@ -48,7 +48,7 @@ def run(post: Post) -> NoReturn:
     try:
         application = prepare(post.pool, post.master, post.account)
     except BootError as error:
-        orders.say(BootFailed(error.message, error.traceback[-channel.MAX_TRACEBACK :]))
+        orders.say(boot_failed(error.message, error.traceback))
         os._exit(error.exit_code)
     serve = evented.serve if post.pool.kind == "wsgi" else blocking.serve
     serve(worker, row, orders, post.listeners, application, post.pool)
@@ -98,7 +98,7 @@ def _settle_in(pool: Pool, master: Master, account: Account | None) -> None:
 def _exit(code: int) -> NoReturn:
     """Leave as a program of the user's would, but without unwinding into the master's frames below."""
     atexit._run_exitfuncs()  # noqa: SLF001 - as multiprocessing does; there is no public name
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed when the server was started
         try:
             stream.flush()
         except (OSError, ValueError) as error:

@@ -112,7 +112,14 @@ def misfits(value, schema, path="") -> list[str]:
         return [] if [] in tried else tried[0]
     if "enum" in schema or "const" in schema:
         return [] if value in schema.get("enum", [schema.get("const")]) else [path]
-    types = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float)}
+    types = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "boolean": bool,
+        "integer": int,
+        "number": (int, float),
+    }
     if "type" in schema and not isinstance(value, types[schema["type"]]):
         return [path]
     found = []

@@ -298,3 +298,34 @@ def test_a_listener_that_comes_back_while_its_old_one_is_emptied_serves(start):
         server.write(both)
         server.ask("reload")
         assert fetch(("127.0.0.1", port)).startswith(b"HTTP/1.1 200")
+
+
+def test_an_owner_that_this_machine_does_not_have_is_refused_before_anything_happens(start, tmp_path):
+    plain = """
+[pool.web]
+listen = [{ address = "unix:web.sock", mode = "0660" }]
+wsgi = "web:app"
+"""
+    server = start(plain).wait_serving()
+    before = server.pids()
+    server.write(
+        plain.replace('mode = "0660"', 'group = "nosuchgroup"').replace("]\nwsgi", ', "unix:new.sock"]\nwsgi')
+    )
+    checked, reloaded = server.run("check"), server.run("reload")
+    for result, code in ((checked, 2), (reloaded, 1)):
+        assert result.returncode == code
+        assert "[pool.web] listen: " in result.stderr
+        assert "expected a group of this machine, found 'nosuchgroup'" in result.stderr
+    mark = server.mark()
+    server.signal(signal.SIGHUP)
+    server.wait_for("the reload is refused", since=mark)
+    assert not any(line.endswith("None") for line in server.lines)
+    assert server.pids() == before
+    assert not (tmp_path / "new.sock").exists()
+
+
+def test_a_reload_says_that_a_unix_sockets_file_is_gone(start, tmp_path):
+    server = start('[pool.web]\nlisten = ["unix:web.sock"]\nwsgi = "web:app"\n').wait_serving()
+    (tmp_path / "web.sock").unlink()
+    server.ask("reload")
+    server.wait_for(r"web\.sock: its file is gone")

@@ -6,12 +6,13 @@ import fcntl
 import os
 import signal
 import socket
+import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.harness import Server, body_of, command_of, read_to_end, wait_until
+from tests.harness import APPS, PATIENCE, PREFORK, Server, body_of, command_of, read_to_end, wait_until
 
 ROOT = Path(__file__).parents[2]
 WEB = """
@@ -228,3 +229,33 @@ def test_workers_run_as_the_given_user_with_its_groups_and_umask(start, open_fol
     assert (made.st_uid, made.st_gid, made.st_mode & 0o777) == (games, daemon, 0o640)
     assert Path(f"/proc/{server.process.pid}").stat().st_uid == 0
     assert server.stop() == 0
+
+
+# What else a start may meet.
+
+
+def test_closed_standard_streams_do_no_harm(tmp_path):
+    control = tmp_path / "control.sock"
+    (tmp_path / "own.toml").write_text(
+        f'[master]\ncontrol = "{control}"\npid_file = "p.pid"\n[log]\nfile = "own.log"\n' + WEB
+    )
+    command = f"exec {' '.join(PREFORK)} run own.toml 0<&- 1>&- 2>&-"
+    env = {**os.environ, "PYTHONPATH": str(APPS)}
+    master = subprocess.Popen(["/bin/sh", "-c", command], cwd=tmp_path, env=env)
+    try:
+        log = tmp_path / "own.log"
+        wait_until(lambda: log.exists() and "generation 1 serves" in log.read_text(), "it serves")
+        assert (tmp_path / "p.pid").read_text() == f"{master.pid}\n"
+        master.terminate()
+        assert master.wait(PATIENCE) == 0
+        assert "error" not in log.read_text()
+    finally:
+        master.kill()
+
+
+@pytest.mark.parametrize("text", ["x" * 100_000, "\u65e5" * 50_000])
+def test_a_long_exception_at_import_is_told_as_far_as_there_is_room(start, tmp_path, text):
+    (tmp_path / "own.py").write_text(f"raise ValueError({text!r})\n", encoding="utf-8")
+    server = start('[pool.web]\nlisten = ["127.0.0.1:0"]\nwsgi = "own:app"\n')
+    assert server.wait_exit() == 4
+    assert f"ValueError: {text[:1000]}" in "\n".join(server.everything())
