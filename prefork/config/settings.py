@@ -9,8 +9,6 @@ from prefork.config.document import Document
 from prefork.units import shown
 
 PREFIX = "PREFORK_"
-# What workers are told about themselves: these are there when a worker starts a prefork of its own.
-OURS = frozenset({"PREFORK_POOL", "PREFORK_SLOT", "PREFORK_GENERATION"})
 TABLES = ("MASTER", "LOG")
 
 
@@ -32,7 +30,7 @@ def apply_settings(document: Document, settings: Sequence[str]) -> None:
 def apply_environment(document: Document, environment: Mapping[str, str]) -> None:
     """Put the values of all ``PREFORK_…`` variables into the document, in the order of their names."""
     for name in sorted(environment):
-        if name.startswith(PREFIX) and name not in OURS:
+        if name.startswith(PREFIX):
             _apply_variable(document, name, environment[name])
 
 

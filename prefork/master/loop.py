@@ -191,6 +191,8 @@ class Loop:
                 "%s has changed: that takes a new start, the running server keeps the old one", key
             )
         self._server.prepare(config)
+        for line in change.lines():
+            logger.info("%s", line)
         self._feed(events.Reload(config))
 
     def _reload_by_signal(self) -> None:

@@ -56,11 +56,6 @@ def test_pools_are_found_in_the_environment_whatever_their_case():
     assert config.pools["web"].env == {"Some_Key": "1"}
 
 
-def test_what_a_worker_is_told_about_itself_is_no_setting():
-    environment = {"PREFORK_POOL": "web", "PREFORK_SLOT": "1", "PREFORK_GENERATION": "2", "HOME": "/"}
-    assert read(WEB, environment=environment) == read(WEB)
-
-
 @pytest.mark.parametrize(
     ("setting", "message", "hint"),
     [
