@@ -339,6 +339,8 @@ def cause(life: Life, how: Exit) -> str:
         return f"crashed: {how.signal}" if how.signal in CRASHES else f"killed by somebody else: {how.signal}"
     if life.ready_at is None and not life.asked:
         return f"did not boot: {life.failure or f'exit code {how.code}'}"
+    if how.code == 0 and life.strike is not None:
+        return f"replaced by prefork: {_own_reason(life)}"
     if how.code == 0:
         return f"clean: {life.why}" if life.why else "it left by itself, exit code 0"
     return f"exit code {how.code}"

@@ -286,6 +286,11 @@ class TestCause:
         [
             (ended(State.DRAINING, CLEAN), "clean: replaced", True),
             (ended(State.READY, CLEAN), "it left by itself, exit code 0", False),
+            (
+                ended(State.DUMPING, CLEAN, STUCK, threads=4),
+                "replaced by prefork: request_timeout of 30 s",
+                False,
+            ),
             (ended(State.READY, CLEAN, (Input.LEFT_QUEUE, None)), "clean: it left by itself", True),
             (ended(State.READY, Exit(code=3)), "exit code 3", False),
             (ended(State.DRAINING, Exit(code=3)), "exit code 3", False),
