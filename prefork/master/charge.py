@@ -60,6 +60,8 @@ class Charge:
 
     def read_stacks(self) -> bool:
         """Take in what has arrived of its stacks; return False at the end of file."""
+        if self.stacks_read < 0:
+            return False
         try:
             data = os.read(self.stacks_read, READ_SIZE)
         except BlockingIOError:
@@ -80,4 +82,5 @@ class Charge:
         self.child.close()
         self.channel.close()
         os.close(self.stacks_read)
+        self.stacks_read = -1  # who still gathers its stacks would read of whoever has this number next
         self.board.release(self.row)

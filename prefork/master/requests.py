@@ -75,6 +75,7 @@ class Requests:
         self._later = later
         self._rollout_waiters: list[tuple[Reply, float]] = []
         self._stop_waiters: list[Reply] = []
+        self._gathering = 0
         self._commands: dict[str, Callable[[dict[str, Any], Reply], None]] = {
             "status": self._status,
             "reload": self._reload,
@@ -150,8 +151,9 @@ class Requests:
         if not charges:
             reply.error(f"there is no worker {name!r}", "prefork status shows them all")
             return
-        for charge in charges:
+        for charge in self._not_struck(charges):
             dump_stacks(self._server, actions.DumpStacks(charge.birth))
+        self._gathering += 1
         self._gather_stacks(charges, reply, 0, time.monotonic() + STACKS)
 
     def _gather_stacks(self, charges: list[Charge], reply: Reply, before: int, until: float) -> None:
@@ -162,6 +164,21 @@ class Requests:
             self._later(QUIET, lambda: self._gather_stacks(charges, reply, size, until))
             return
         reply.result({"workers": [_stacks_of(charge) for charge in charges]})
+        self._gathering -= 1
+        if not self._gathering:  # what somebody else waits for is not taken away
+            self._clear_stacks()
+
+    def _clear_stacks(self) -> None:
+        """Forget what was answered: it would be shown as the place of a later crash."""
+        for charge in self._not_struck(list(self._server.charges.values())):
+            charge.stacks.clear()
+
+    def _not_struck(self, charges: list[Charge]) -> list[Charge]:
+        """Leave out workers whose stacks are being collected because a clock has struck."""
+        keepers = [*self._supervisor.keepers.values(), *self._supervisor.departing]
+        lives = {birth: life for keeper in keepers for birth, life in keeper.lives.items()}
+        struck = {birth for birth, life in lives.items() if life.state is State.DUMPING}
+        return [charge for charge in charges if charge.birth not in struck]
 
     # Status.
 
