@@ -37,6 +37,8 @@ class Worker:
     def extend(self, seconds: float) -> None:
         """Give the request that this thread runs ``seconds`` from now until its deadline.
 
+        Without a request_timeout it has no deadline, and stays without one.
+
         Raises RuntimeError outside of a request.
         """
         lane: Lane | None = getattr(self._thread, "lane", None)
@@ -44,7 +46,8 @@ class Worker:
             raise RuntimeError(
                 "worker.extend() was called where no request is running: call it from its thread"
             )
-        lane.extend(time.monotonic() + seconds)
+        if lane.deadline:
+            lane.extend(time.monotonic() + seconds)
 
     def enter_lane(self, number: int) -> Lane:
         """Bind the calling thread to a lane of the scoreboard; every thread that runs handlers does so once."""
