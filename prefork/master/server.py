@@ -18,8 +18,8 @@ from prefork.master.charge import Charge
 from prefork.master.clock import SteadyClock
 from prefork.master.guard import Guard
 from prefork.master.listeners import Listeners, check_accounts
+from prefork.master.oom import OomKills
 from prefork.scoreboard import Board
-from prefork.system import process
 from prefork.system.privileges import Account, find_account
 from prefork.worker import channel
 
@@ -74,7 +74,7 @@ class Server:
         self.log = self._start_log()
         self._title = ""
         self._boards: dict[tuple[str, int], Board] = {}
-        self._oom_kills = process.oom_kills()
+        self._oom_kills = OomKills()
 
     @property
     def config(self) -> Config:
@@ -189,9 +189,8 @@ class Server:
             logger.warning("there is no guard against a sudden death of the master: %s", error.strerror)
 
     def oom_killer_struck(self) -> bool:
-        """Tell whether the kernel's OOM killer has killed somebody in this cgroup since the last call."""
-        before, self._oom_kills = self._oom_kills, process.oom_kills()
-        return self._oom_kills is not None and before is not None and self._oom_kills > before
+        """Tell whether the kernel's OOM killer explains a death by SIGKILL."""
+        return self._oom_kills.explain()
 
     def show(self, state: str) -> None:
         """Show what the master is doing in the process list."""
