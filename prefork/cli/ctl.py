@@ -24,8 +24,14 @@ Say = Callable[[str], None]
 def find_control(target: str, settings: Sequence[str]) -> str:
     """Return the control socket's path for a target: the path itself, or what the TOML file says.
 
-    Raises ConfigError for a wrong file, UsageError for settings without a file.
+    Raises ConfigError for a wrong file, UsageError for settings that would have no effect.
     """
+    for setting in settings:
+        if not setting.startswith("master."):
+            hint = "write it into the file and reload, or give it to prefork run"
+            raise UsageError(
+                f"--set {setting}: a running server is only found by master.*, it is not changed", hint
+            )
     if os.path.isfile(target) or target.endswith(".toml"):
         from prefork.cli.run import source
 

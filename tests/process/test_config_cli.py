@@ -154,3 +154,11 @@ def test_a_command_for_a_server_that_is_not_there_says_so(tmp_path, command):
         f"error: no server listens on {tmp_path}/none.sock",
         "hint: prefork run CONF starts one",
     ]
+
+
+def test_a_setting_that_would_have_no_effect_on_a_running_server_is_refused(start):
+    server = start(WEB).wait_serving()
+    result = server.run("reload", "--set", "pool.web.workers=3")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: --set pool.web.workers=3: ")
+    assert server.run("status", "--set", f"master.control={server.control}").returncode == 0
