@@ -26,19 +26,23 @@ def find_control(target: str, settings: Sequence[str]) -> str:
 
     Raises ConfigError for a wrong file, UsageError for settings that would have no effect.
     """
+    if os.path.isfile(target) or target.endswith(".toml"):
+        from prefork.cli.run import source
+
+        _check_settings(settings)
+        return source(target, settings).control()
+    if settings:
+        raise UsageError(f"--set changes a TOML file's values, and {target} is not a TOML file")
+    return target
+
+
+def _check_settings(settings: Sequence[str]) -> None:
     for setting in settings:
         if not setting.startswith("master."):
             hint = "write it into the file and reload, or give it to prefork run"
             raise UsageError(
                 f"--set {setting}: a running server is only found by master.*, it is not changed", hint
             )
-    if os.path.isfile(target) or target.endswith(".toml"):
-        from prefork.cli.run import source
-
-        return source(target, settings).control()
-    if settings:
-        raise UsageError(f"--set changes a TOML file's values, and {target} is not a TOML file")
-    return target
 
 
 def status(target: str, settings: Sequence[str], width: int | None, color: bool) -> str:
