@@ -14,9 +14,10 @@ import termios
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefork.config.schema import Pool
 from prefork.handlers.context import Worker, end_copy, exit_code
@@ -29,6 +30,9 @@ from prefork.worker.greeting import address_of, read_blocking
 from prefork.worker.orders import Orders
 from prefork.worker.threads import start_vital
 
+if TYPE_CHECKING:
+    import ssl
+
 # How long, and how much of, a client's unread data is awaited and thrown away before a connection is closed.
 LINGER = 1.0
 LINGER_BYTES = 1024 * 1024
@@ -37,13 +41,21 @@ READ_SIZE = 65536
 NOTHING = bytes(4)
 # A shortage that goes on is reported once; it is tried again five times a second.
 SAME_SHORTAGE = 0.5
+T = TypeVar("T", bound=socket.socket)
+PLAIN: Mapping[int, ssl.SSLContext] = MappingProxyType({})
 
 
 def serve(
-    worker: Worker, row: Row, orders: Orders, listeners: Sequence[socket.socket], handle: Handle, pool: Pool
+    worker: Worker,
+    row: Row,
+    orders: Orders,
+    listeners: Sequence[socket.socket],
+    handle: Handle,
+    pool: Pool,
+    contexts: Mapping[int, ssl.SSLContext] = PLAIN,
 ) -> None:
-    """Serve connections until the worker has drained."""
-    crew = Crew(worker, row, orders, handle, pool)
+    """Serve connections until the worker has drained; ``contexts`` are the TLS ones, by the listeners' descriptors."""
+    crew = Crew(worker, row, orders, handle, pool, contexts)
     crew.listen(listeners)
     hands = [Hand(crew, number) for number in range(pool.threads)]
     orders.say_ready()
@@ -58,12 +70,21 @@ def serve(
 class Crew:
     """What the threads of one worker share: how it stands to the queue, and how many connections it holds."""
 
-    def __init__(self, worker: Worker, row: Row, orders: Orders, handle: Handle, pool: Pool) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        row: Row,
+        orders: Orders,
+        handle: Handle,
+        pool: Pool,
+        contexts: Mapping[int, ssl.SSLContext],
+    ) -> None:
         self.worker = worker
         self.row = row
         self.orders = orders
         self.handle = handle
         self.pool = pool
+        self.contexts = contexts
         self._held = 0
         self._has_left = False
         self._leftovers: deque[Accepted] = deque()
@@ -192,7 +213,11 @@ class Hand:
             if crew.doors[listener].proxy_protocol:
                 source = read_blocking(connection, crew.pool.read_timeout).source
                 address = address if source is None else address_of(source)
-            self._serve(connection, address)
+            context = crew.contexts.get(listener)
+            if context is None:
+                self._serve(connection, address, _close)
+            else:
+                self._serve_with_tls(connection, address, context)
         except ProxyError as error:
             peer = _name(address).decode("latin-1")
             logger.warning("connection from %s refused, no PROXY header: %s", peer, error)
@@ -202,7 +227,17 @@ class Hand:
         finally:
             crew.release()
 
-    def _serve(self, connection: socket.socket, address: Any) -> None:
+    def _serve_with_tls(self, connection: socket.socket, address: Any, context: ssl.SSLContext) -> None:
+        """Have the handshake first: a slow one costs this thread no more than the time that any client's head has."""
+        from prefork.worker import tls
+
+        secured = tls.wrap(connection, context)
+        if tls.shake_hands(secured, self._crew.pool.read_timeout):
+            self._serve(secured, address, _close_with_tls)
+        else:
+            _close_with_tls(secured)
+
+    def _serve(self, connection: T, address: Any, close: Callable[[T], None]) -> None:
         crew = self._crew
         self.lane.begin(_name(address), time.monotonic(), crew.pool.request_timeout)
         if self.lane.deadline and not crew.row.is_watched():
@@ -220,7 +255,7 @@ class Hand:
             logger.exception("handler failed, connection from %s", _name(address).decode("latin-1"))
         finally:
             end_copy()
-            _close(connection)
+            close(connection)
             self.lane.end()
 
 
@@ -232,18 +267,26 @@ def _name(address: Any) -> bytes:
     return b"unix socket"
 
 
-def _close(connection: socket.socket) -> None:
+def _close(connection: socket.socket, has_unread: bool = False) -> None:
     """Close a connection without a reset, unless the handler has closed or detached it.
 
     Closing with unread data makes the kernel send a reset (RFC 9293, 3.10.4; RFC 2525, 2.17), which may destroy
     the answer on its way: so the end is announced first, and what the client still sends is read and thrown away.
+    ``has_unread`` says that there is unread data above the kernel.
     """
     descriptor = connection.fileno()
-    if descriptor >= 0 and fcntl.ioctl(descriptor, termios.FIONREAD, NOTHING) != NOTHING:
+    if descriptor >= 0 and (has_unread or fcntl.ioctl(descriptor, termios.FIONREAD, NOTHING) != NOTHING):
         with suppress(OSError):  # the client is gone: nothing is left to be destroyed
             connection.shutdown(socket.SHUT_WR)
             _read_to_end(connection)
     connection.close()
+
+
+def _close_with_tls(secured: ssl.SSLSocket) -> None:
+    from prefork.worker import tls
+
+    has_unread = secured.pending() > 0
+    _close(tls.say_goodbye(secured), has_unread)
 
 
 def _read_to_end(connection: socket.socket) -> None:

@@ -24,6 +24,7 @@ class Phase(Enum):
     """What the loop does about a connection."""
 
     GREETING = "greeting"  # waiting for the PROXY header before the first request
+    HANDSHAKING = "handshaking"  # of TLS, before the first request
     READING = "reading"  # a request, or waiting for one
     RUNNING = "running"  # an application thread has it
     WRITING = "writing"  # waiting for room to send more
@@ -73,6 +74,7 @@ class Connection:
         "timer",
         "trust",
     )
+    first_phase = Phase.READING  # behind the PROXY header, if there is one
 
     def __init__(self, sock: socket.socket, host: str, port: str, common: Environ, door: Door) -> None:
         self.sock = sock
@@ -84,7 +86,7 @@ class Connection:
         self.greeting: Greeting | None = None
         self.trust: Trust | None = None
         self.linger_until = 0.0
-        self.phase = Phase.READING
+        self.phase = self.first_phase
         self.pending = b""
         self.head: Head | None = None
         self.body: Body | None = None

@@ -4,7 +4,7 @@ A connection costs nothing but memory until bytes come. A request is read whole,
 before the application hears of it; what a slow client does not take at once waits in its connection. There is one
 place that waits, and it waits until something happens or the next deadline comes:
 
-    GREETING --PROXY header read, where one is demanded--> READING
+    GREETING --PROXY header read, where one is demanded--> HANDSHAKING --with TLS--> READING
     READING --request read--> answered at once, or RUNNING in a thread --done--> READING, or
         WRITING until there was room --> READING, or LINGERING until the client has closed its end, too
 """
@@ -15,13 +15,15 @@ import math
 import select
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from prefork.config.schema import Pool
 from prefork.handlers import response
 from prefork.handlers.context import Worker, exit_code
-from prefork.handlers.peer import Header, ProxyError, doors_of
+from prefork.handlers.peer import Door, Header, ProxyError, doors_of
 from prefork.handlers.wsgi import Body, Cut, Environ, Exchange, Head, Refusal, WsgiApp, WsgiHandler
 from prefork.log import logger
 from prefork.scoreboard import Lane, Row
@@ -31,6 +33,11 @@ from prefork.worker.greeting import Greeting, address_of
 from prefork.worker.orders import Orders
 from prefork.worker.threads import Mailbox, Threads
 from prefork.worker.timers import Timers
+
+if TYPE_CHECKING:
+    import ssl
+
+    from prefork.worker.tls import TlsConnection
 
 RECEIVE_SIZE = 65536
 # By default epoll.poll() makes room for 1023 events, each time.
@@ -54,6 +61,7 @@ IN, OUT, EDGE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLET
 READING = Phase.READING  # an enum's attribute takes its time, and this one is looked up for each event
 # Classes of deadlines.
 HEAD, BODY, IDLE, WRITE, LINGERING, DRAINED = range(6)
+PLAIN: Mapping[int, ssl.SSLContext] = MappingProxyType({})
 # An application's time is never quite used up between two pieces: 0 would mean none at all.
 MIN_TIME = 0.001
 
@@ -65,6 +73,7 @@ def serve(
     listeners: Sequence[socket.socket],
     application: WsgiApp,
     pool: Pool,
+    contexts: Mapping[int, ssl.SSLContext] = PLAIN,
 ) -> None:
     """Accept and answer requests until a drain is over.
 
@@ -75,9 +84,10 @@ def serve(
         listeners: the listening sockets, which are closed when the drain begins.
         application: the user's.
         pool: its configuration.
+        contexts: the certificates of the listeners that speak TLS, by their descriptors.
 
     """
-    loop = Loop(worker, row, orders, listeners, application, pool)
+    loop = Loop(worker, row, orders, listeners, application, pool, contexts)
     orders.say_ready()
     loop.run()
 
@@ -93,8 +103,10 @@ class Loop:
         listeners: Sequence[socket.socket],
         application: WsgiApp,
         pool: Pool,
+        contexts: Mapping[int, ssl.SSLContext] = PLAIN,
     ) -> None:
         self._row = row
+        self._contexts = contexts
         self._orders = orders
         self._pool = pool
         self._handler = WsgiHandler(application, pool.http, pool.threads, self._resign)
@@ -248,8 +260,12 @@ class Loop:
             sock.close()  # reset already
             return
         host, port = (address[0], str(address[1])) if isinstance(address, tuple) else ("", "")
-        door = self._doors[listener]
-        connection = Connection(sock, host, port, self._addresses.get(local) or self._learn(local), door)
+        common, door = self._addresses.get(local) or self._learn(local), self._doors[listener]
+        context = self._contexts.get(listener)
+        if context is None:
+            connection = Connection(sock, host, port, common, door)
+        else:
+            connection = _with_tls(sock, host, port, common, door, context)
         if door.proxy_protocol:
             connection.phase = Phase.GREETING
             connection.greeting = Greeting()
@@ -283,9 +299,12 @@ class Loop:
         # Whoever stands behind a balancer is not to be believed because the balancer is.
         connection.trust = connection.door.trust_in(connection.host)
         connection.greeting = None
-        connection.phase = Phase.READING
+        connection.phase = connection.first_phase
         self._timers.arm(connection, self._fresh, self._now)
-        self._read(connection)
+        if connection.phase is READING:
+            self._read(connection)
+        else:
+            self._go_on(connection)
 
     def _turn_away(self, connection: Connection, error: ProxyError) -> None:
         if not self._has_warned:
@@ -311,6 +330,21 @@ class Loop:
             self._acceptor.settle(self._held, self._now)
 
     # Reading
+
+    def _shake_hands(self, connection: TlsConnection) -> None:
+        """Go on with a TLS handshake, which has as much time as a head."""
+        if connection.timer != HEAD:
+            self._timers.arm(connection, HEAD, self._now)
+        try:
+            is_done = connection.shake_hands()
+        except Cut:
+            self._leave(connection)
+            return
+        self._watch(connection, OUT if connection.sock.is_full and not is_done else IN)
+        if is_done:
+            connection.phase = Phase.READING
+            self._timers.arm(connection, self._fresh, self._now)
+            self._read(connection)  # the first request may have come with the handshake's end
 
     def _read(self, connection: Connection) -> None:
         try:
@@ -503,6 +537,8 @@ class Loop:
             self._discard(connection)
         elif connection.phase is Phase.GREETING:
             self._greet(connection)
+        elif connection.phase is Phase.HANDSHAKING:
+            self._shake_hands(connection)  # type: ignore[arg-type]  # no other has this phase
         else:
             self._watch(connection, 0)  # running: what came will still be there afterwards
 
@@ -705,3 +741,11 @@ class Loop:
         self._epoll.close()
         if not self._running:
             self._mailbox.close()
+
+
+def _with_tls(
+    sock: socket.socket, host: str, port: str, common: Environ, door: Door, context: ssl.SSLContext
+) -> Connection:
+    from prefork.worker.tls import TlsConnection
+
+    return TlsConnection(sock, host, port, common, door, context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import threading
 import time
 from types import TracebackType
@@ -64,7 +65,13 @@ class Site:
     """A worker that serves an application until the block ends, and has to drain then within ``LONG``."""
 
     def __init__(
-        self, application: WsgiApp, *, unix: str = "", http: Http | None = None, **options: Any
+        self,
+        application: WsgiApp,
+        *,
+        unix: str = "",
+        http: Http | None = None,
+        context: ssl.SSLContext | None = None,
+        **options: Any,
     ) -> None:
         options.setdefault("listen", (Listen(address=TcpAddress("127.0.0.1", 0)),))
         self.pool = Pool(name="web", wsgi="a:b", http=http or Http(), **options)
@@ -76,7 +83,8 @@ class Site:
         self.listener = self._bind(unix)
         self.address = self.listener.getsockname()
         worker = Worker("web", 0, 1, self.row)
-        self.loop = Loop(worker, self.row, self.orders, [self.listener], application, self.pool)  # type: ignore[arg-type]
+        contexts = {self.listener.fileno(): context} if context else {}
+        self.loop = Loop(worker, self.row, self.orders, [self.listener], application, self.pool, contexts)  # type: ignore[arg-type]
         self.thread = threading.Thread(target=self.loop.run)
 
     @staticmethod
