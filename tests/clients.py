@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import select
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
@@ -32,6 +33,7 @@ class Load:
         pause: float = 0.02,
         path: str = "/",
         check: Callable[[bytes], bool] = lambda _body: True,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.outcomes: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
@@ -40,6 +42,7 @@ class Load:
         self._path = path
         self._pause = pause
         self._check = check
+        self._tls = tls
         self._over = threading.Event()
         self._lock = threading.Lock()
         kinds = [self._keep_alive] * keepalive + [self._close_each] * closing + [self._post] * posting
@@ -113,7 +116,7 @@ class Load:
         began = time.monotonic()
         try:
             if client is None:
-                client = _connect(self._address)
+                client = _connect(self._address, self._tls)
             client.sendall(request)
             status, body, reusable = read_answer(client)
         except (OSError, EOFError) as error:
@@ -137,6 +140,7 @@ OUTCOMES: dict[type[Exception], str] = {
     FileNotFoundError: "refused",  # the Unix socket is not there
     BlockingIOError: "full",  # a Unix socket's queue has no room (connect(2), EAGAIN)
     ConnectionError: "reset",
+    ssl.SSLError: "tls",  # such as an end without a goodbye
 }
 
 
@@ -189,7 +193,7 @@ def _receive(client: socket.socket, otherwise: str) -> bytes:
     return data
 
 
-def _connect(address: Address) -> socket.socket:
+def _connect(address: Address, tls: ssl.SSLContext | None = None) -> socket.socket:
     family = (
         socket.AF_UNIX
         if isinstance(address, str)
@@ -201,10 +205,10 @@ def _connect(address: Address) -> socket.socket:
     client.settimeout(TIMEOUT)
     try:
         client.connect(address)
+        return tls.wrap_socket(client, server_hostname="localhost") if tls else client
     except BaseException:
         client.close()
         raise
-    return client
 
 
 def _get(path: str, close: bool = False) -> bytes:

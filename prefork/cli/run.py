@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from prefork.config.load import load
 from prefork.config.schema import Config, json_schema
 from prefork.config.starter import starter
-from prefork.errors import BootError, CommandError, ConfigError, Problem
+from prefork.errors import CommandError, ConfigError, PreforkError, Problem
 
 MASTER_TABLE = re.compile(rb"^[ \t]*\[[ \t]*master[ \t]*\].*?(?=^[ \t]*\[|\Z)", re.MULTILINE | re.DOTALL)
 # A configuration without pools is refused; this one is never bound.
@@ -90,14 +90,28 @@ def run(conf: str, settings: Sequence[str]) -> int:
     return start.run(source(conf, settings).read, conf)
 
 
-def check(conf: str, settings: Sequence[str]) -> tuple[str, list[BootError]]:
-    """Return what is to be said of a good file, and the applications that do not load; raises ConfigError."""
+def check(conf: str, settings: Sequence[str]) -> tuple[str, list[PreforkError]]:
+    """Return what is to be said of a good file, and what is wrong beside it: certificates, applications.
+
+    Raises ConfigError for what is wrong in the file.
+    """
     from prefork.master.probe import probe
 
     config = source(conf, settings).read()
     workers = sum(pool.workers for pool in config.pools.values())
     verdict = f"{conf}: all is well: {_count(len(config.pools), 'pool')}, {_count(workers, 'worker')}"
-    return verdict, probe(config)
+    return verdict, [*_check_certificates(config), *probe(config)]
+
+
+def _check_certificates(config: Config) -> list[ConfigError]:
+    from prefork.master.server import load_certificates
+
+    try:
+        certificates = load_certificates(config)
+    except ConfigError as error:
+        return [error]
+    problems = certificates.problems() if certificates else []
+    return [ConfigError(problems)] if problems else []
 
 
 def init(directory: str) -> str:

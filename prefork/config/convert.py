@@ -112,6 +112,10 @@ def _text(option: Option, value: Any) -> str:
     raise UnitError("text", value, f"write {option.name} = {option.sample()}")
 
 
+def _paths(option: Option, value: Any) -> tuple[str, ...]:
+    return tuple(_text(option, path) for path in (value if isinstance(value, list) and value else [value]))
+
+
 def _name(option: Option, value: Any) -> str:
     text = _text(option, value)
     if not _NAME.fullmatch(text):
@@ -195,6 +199,7 @@ _PARSERS: dict[Unit, Callable[[Option, Any], Any]] = {
     Unit.SHARE: _share,
     Unit.ADDRESS: lambda option, value: parse_address(_text(option, value)),
     Unit.PATH: _text,
+    Unit.PATHS: _paths,
     Unit.NAME: _name,
     Unit.ACCOUNT: _account,
     Unit.CHOICE: _choice,

@@ -18,7 +18,19 @@ from prefork.config.conflicts import check_conflicts
 from prefork.config.convert import convert, nearest
 from prefork.config.document import Document, Setting, read
 from prefork.config.lines import Path
-from prefork.config.schema import POOL_NAME, Config, Http, Listen, Log, Master, Option, Pool, Unit, options
+from prefork.config.schema import (
+    POOL_NAME,
+    Config,
+    Http,
+    Listen,
+    Log,
+    Master,
+    Option,
+    Pool,
+    Tls,
+    Unit,
+    options,
+)
 from prefork.config.settings import apply_environment, apply_settings
 from prefork.units import Address, TcpAddress, UnitError, UnixAddress, check_unix_path, printable, shown
 
@@ -28,6 +40,7 @@ HOMES = {
     "[log]": Log,
     "[pool.NAME]": Pool,
     "[pool.NAME.http]": Http,
+    "[pool.NAME.tls]": Tls,
     "listen = [{ address = … }]": Listen,
 }
 VARIABLE = re.compile(r"[^=\0]+")
@@ -153,8 +166,24 @@ class _Reader:
         if option.unit is Unit.VARIABLES:
             return self._variables(path, value)
         if option.unit is Unit.TABLE:
-            return Http(**self._table(path, Http, value))
+            return self._tls(path, value) if option.table is Tls else Http(**self._table(path, Http, value))
         return self._plain(path, option, value)
+
+    def _tls(self, path: Path, value: Any) -> Any:
+        found = self._table(path, Tls, value)
+        if isinstance(value, dict) and "certificate" not in value:
+            hint = 'write certificate = "cert.pem"'
+            self._document.complain(path, "a table with a certificate", "none", hint)
+        if "certificate" not in found:
+            return msgspec.UNSET
+        for name in ("certificate", "key"):
+            found[name] = tuple(self._path(text) for text in found.get(name, ()))
+        keys, certificates = len(found["key"]), len(found["certificate"])
+        if keys not in (0, certificates):
+            expected = f"as many keys as there are certificates ({certificates})"
+            self._document.complain((*path, "key"), expected, str(keys))
+            return msgspec.UNSET
+        return Tls(**self._resolved(found, "client_ca"))
 
     def _plain(self, path: Path, option: Option, value: Any) -> Any:
         try:

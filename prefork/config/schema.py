@@ -42,6 +42,7 @@ class Unit(StrEnum):
     MODE = "mode"
     ACCOUNT = "account"
     PATH = "path"
+    PATHS = "paths"
     NAME = "name"
     APPLICATION = "application"
     ADDRESS = "address"
@@ -99,6 +100,12 @@ class Option:
     def unit(self) -> Unit:
         """Return how the value is written."""
         return Unit(self.told("unit"))
+
+    @property
+    def table(self) -> type[msgspec.Struct]:
+        """Return what an option that is a table consists of."""
+        found: type[msgspec.Struct] = get_args(self.type)[0]
+        return found
 
     def choices(self) -> tuple[str, ...]:
         """Return the values of an option that is a choice."""
@@ -219,6 +226,41 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     file: Annotated[str, option(Unit.PATH, 'a path, reopened on SIGUSR1, or "-": stderr')] = "-"
 
 
+class Tls(msgspec.Struct, frozen=True, kw_only=True):
+    """What a listener that speaks TLS shows to its clients, and wants to see of them."""
+
+    certificate: Annotated[
+        tuple[str, ...],
+        option(
+            Unit.PATHS,
+            "certificate and chain in PEM; of a list, the one with the name that a client asks for",
+            example='"cert.pem"',
+        ),
+    ]
+    key: Annotated[
+        tuple[str, ...],
+        option(
+            Unit.PATHS,
+            "the certificate's private key, in PEM; for a list, a list",
+            otherwise="in the certificate's file",
+            example='"key.pem"',
+        ),
+    ] = ()
+    client_ca: Annotated[
+        str | None,
+        option(
+            Unit.PATH,
+            "authorities in PEM: clients must show a certificate of one of them",
+            otherwise="clients need none",
+            example='"ca.pem"',
+        ),
+    ] = None
+
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Return each certificate's file with that of its key."""
+        return tuple(zip(self.certificate, self.key or self.certificate, strict=True))
+
+
 class Listen(msgspec.Struct, frozen=True, kw_only=True):
     """One address that a pool listens on."""
 
@@ -257,6 +299,15 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
             otherwise="as [pool.NAME.http] says",
             example='["10.0.0.0/8"]',
             kind="wsgi",
+        ),
+    ] = None
+    tls: Annotated[
+        Tls | None,
+        option(
+            Unit.TABLE,
+            "TLS at this listener",
+            otherwise="the pool's",
+            example='{ certificate = "cert.pem", key = "key.pem" }',
         ),
     ] = None
 
@@ -359,6 +410,10 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     http: Annotated[
         Http, option(Unit.TABLE, "what a request may be at most, and what is believed of it", kind="wsgi")
     ] = Http()
+    tls: Annotated[
+        Tls | None,
+        option(Unit.TABLE, "TLS at the pool's listeners that have none of their own", otherwise="none"),
+    ] = None
 
     @property
     def kind(self) -> Literal["handler", "wsgi"]:
@@ -370,6 +425,10 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         """Return the ``module:attribute`` to be loaded."""
         return self.handler or self.wsgi or ""
 
+    def tls_at(self, listen: Listen) -> Tls | None:
+        """Return how one of the pool's listeners speaks TLS, None if it does not."""
+        return listen.tls or self.tls
+
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The whole file, with absolute paths; pools in the file's order."""
@@ -377,6 +436,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     master: Master
     log: Log
     pools: dict[str, Pool]
+
+
+_LINE = {"type": "string", "minLength": 1}
 
 
 def json_schema() -> dict[str, Any]:
@@ -412,7 +474,8 @@ def _value_schema(found: Option, ranged: dict[str, Any]) -> dict[str, Any]:
         listen = _table_schema(Listen) | {"required": ["address"]}
         return {"type": "array", "minItems": 1, "items": {"anyOf": [{"type": "string"}, listen]}}
     if found.unit is Unit.TABLE:
-        return _table_schema(Http)
+        needed = {"required": ["certificate"]} if found.table is Tls else {}
+        return _table_schema(found.table) | needed
     if found.unit is Unit.VARIABLES:
         return {"type": "object", "additionalProperties": {"type": "string"}}
     if found.unit is Unit.NETWORKS:
@@ -431,12 +494,13 @@ def _plain_schema(unit: Unit, ranged: dict[str, Any]) -> dict[str, Any]:
         Unit.DURATION: [number, _text_schema(r"^\s*([0-9]+(\.[0-9]+)?\s*(d|h|m|s|ms)\s*)+$")],
         Unit.SIZE: [whole, _text_schema(r"^[0-9]+(\.[0-9]+)?\s*([kKMGT]?B|[KMGT]iB)$")],
         Unit.SHARE: [whole, _text_schema(r"^[0-9]+(\.[0-9]+)?\s*%$")],
+        Unit.PATHS: [_LINE, {"type": "array", "minItems": 1, "items": _LINE}],
         Unit.MODE: [_text_schema(r"^(0o)?[0-7]{1,4}$"), whole],
         Unit.ACCOUNT: [{"type": "string"}, {"type": "integer", "minimum": 0}],
         Unit.FLAG: [{"type": "boolean"}],
         Unit.ROOT_PATH: [_text_schema(r"^(/[^/?#%\s]+)*$")],
     }
-    found = ways.get(unit, [{"type": "string", "minLength": 1}])
+    found = ways.get(unit, [_LINE])
     return found[0] if len(found) == 1 else {"anyOf": found}
 
 

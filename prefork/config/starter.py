@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from prefork.config.schema import Http, Listen, Log, Master, Option, Pool, Unit, options
+from prefork.config.schema import Http, Listen, Log, Master, Option, Pool, Tls, Unit, options
 
 COLUMN = 42
 
@@ -65,6 +65,7 @@ def full_toml() -> str:
         "# Any number of pools, each with a name of letters, digits, - and _; exactly one of handler and wsgi.",
         *_table("[pool.web]", Pool, web),
         *_table("[pool.web.http]", Http),
+        *_table("# [pool.web.tls]", Tls),
         "[pool.echo]",
         'handler = "prefork.examples.echo:handle"',
         "",
@@ -80,7 +81,7 @@ def _table(
     """Yield the lines of a table; ``values`` are written where there is no default to write."""
     yield header
     for option in options(struct).values():
-        if option.unit is not Unit.TABLE:  # it has a header of its own
+        if option.unit is not Unit.TABLE or option.told("example"):  # the others have headers of their own
             yield _line(option, (values or {}).get(option.name, option.written_default()))
     yield ""
 

@@ -83,6 +83,7 @@ def _post(
         board=board,
         row=row,
         listeners=server.sockets_of(action.pool),
+        contexts=server.contexts_of(action.pool, plan.certificates),
         channel=theirs,
         stacks=stacks,
         log_descriptor=plan.log_descriptor,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from setproctitle import setproctitle
 
 from prefork import log
 from prefork.config.listeners import all_keyed, keyed
 from prefork.config.schema import Config, Pool
-from prefork.errors import ListenError
+from prefork.errors import ConfigError, ListenError
 from prefork.log import Destination, Identity, logger
 from prefork.master.charge import Charge
 from prefork.master.clock import SteadyClock
@@ -22,6 +24,11 @@ from prefork.master.oom import OomKills
 from prefork.scoreboard import Board
 from prefork.system.privileges import Account, find_account
 from prefork.worker import channel
+
+if TYPE_CHECKING:
+    import ssl
+
+    from prefork.master.certificates import Certificates
 
 # Rows of a pool's board: for the largest pool, its whole surge, and as many again that still drain.
 ROWS = 4096
@@ -34,12 +41,14 @@ class Plan:
     Attributes:
         account: whom workers run as, if not as the master.
         log_descriptor: where its log goes.
+        certificates: what it speaks TLS by, if it does.
 
     """
 
     config: Config
     account: Account | None
     log_descriptor: int
+    certificates: Certificates | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +93,13 @@ class Server:
     def prepare(self, config: Config) -> None:
         """Open all that a configuration needs beside what is open, all or nothing, and hold it ready.
 
-        Raises ListenError, or ConfigError for users and groups that this machine does not have.
+        Raises ListenError, or ConfigError for users and groups that this machine does not have, and for certificates
+        and keys that cannot be used.
         """
         account = find_account(config.master.user, config.master.group)
         check_accounts(config)
+        certificates = load_certificates(config)
+        self.judge(certificates)
         descriptor = log.open_file(config.log.file)
         try:
             self.open_listeners(config)
@@ -95,7 +107,20 @@ class Server:
             log.close_file(descriptor)
             raise
         self.withdraw()
-        self.next_plan = Plan(config, account, descriptor)
+        self.next_plan = Plan(config, account, descriptor, certificates)
+
+    def judge(self, certificates: Certificates | None) -> None:
+        """Log which certificates clients will refuse; raise ConfigError if one is to replace another.
+
+        One that is in use already, or that there is nothing better than, is served all the same: an expired
+        certificate must not keep the next version of an application away, nor a whole server down.
+        """
+        if certificates is None:
+            return
+        if problems := certificates.problems(self.plan.certificates):
+            raise ConfigError(problems)
+        for problem in certificates.problems():
+            logger.warning("%s; it is served all the same", problem.message)
 
     def withdraw(self) -> None:
         """Forget the plan that was held ready."""
@@ -154,6 +179,18 @@ class Server:
         found = (self.listeners.get(key) for key in keyed(pool))
         return tuple(listener.socket for listener in found if listener is not None)
 
+    def contexts_of(self, pool: Pool, certificates: Certificates | None) -> Mapping[int, ssl.SSLContext]:
+        """Return what a pool's listeners speak TLS by, those that do, by the descriptors of their sockets."""
+        if certificates is None:
+            return {}
+        found = ((self.listeners.get(key), listen) for key, listen in keyed(pool).items())
+        contexts = (
+            (listener.socket.fileno(), certificates.context_for(pool, listen))
+            for listener, listen in found
+            if listener is not None
+        )
+        return {descriptor: context for descriptor, context in contexts if context is not None}
+
     def board_for(self, pool: Pool) -> Board:
         """Return the scoreboard of a pool; another number of threads needs another one."""
         key = (pool.name, pool.threads)
@@ -208,3 +245,13 @@ class Server:
 def _reopened(plan: Plan) -> Plan:
     """Return a plan whose log is the file that has its name now."""
     return replace(plan, log_descriptor=log.open_file(plan.config.log.file))
+
+
+def load_certificates(config: Config) -> Certificates | None:
+    """Return what a configuration speaks TLS by, None if it does not; raises ConfigError."""
+    if not any(pool.tls_at(listen) for pool in config.pools.values() for listen in pool.listen):
+        return None
+    # Otherwise OpenSSL would be in the memory of servers that do not need it.
+    from prefork.master.certificates import Certificates
+
+    return Certificates(config)

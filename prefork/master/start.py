@@ -13,7 +13,7 @@ from prefork.log import logger
 from prefork.master.listeners import check_accounts
 from prefork.master.loop import Loop
 from prefork.master.pidfile import PidFile
-from prefork.master.server import Plan, Server
+from prefork.master.server import Plan, Server, load_certificates
 from prefork.supervisor.actions import End
 from prefork.system import process
 from prefork.system.cpus import usable_cpus
@@ -38,7 +38,9 @@ def run(read: Callable[[], Config], source: str) -> int:
     process.open_standard_streams()
     config = read()
     check_accounts(config)
-    plan = Plan(config, find_account(config.master.user, config.master.group), log.open_file(config.log.file))
+    account = find_account(config.master.user, config.master.group)
+    certificates = load_certificates(config)
+    plan = Plan(config, account, log.open_file(config.log.file), certificates)
     server = Server(plan)
     with ExitStack() as stack:
         end = _serve(server, read, stack, source)
@@ -68,6 +70,7 @@ def _serve(server: Server, read: Callable[[], Config], stack: ExitStack, source:
     stack.callback(loop.control(config.master.control).close)
     logger.info("prefork serves %s, control socket %s", source, config.master.control)
     stack.callback(_clear_away, server)
+    server.judge(server.plan.certificates)
     server.open_listeners(config, ORPHANS_TIME)
     end = loop.run(config)
     logger.info("the server has ended")

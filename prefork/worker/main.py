@@ -51,7 +51,7 @@ def run(post: Post) -> NoReturn:
         orders.say(boot_failed(error.message, error.traceback))
         os._exit(error.exit_code)
     serve = evented.serve if post.pool.kind == "wsgi" else blocking.serve
-    serve(worker, row, orders, post.listeners, application, post.pool)
+    serve(worker, row, orders, post.listeners, application, post.pool, post.contexts)
     _exit(orders.exit_code)
 
 

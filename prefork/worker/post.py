@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prefork.config.schema import Log, Master, Pool
 from prefork.scoreboard import Board
 from prefork.system.privileges import Account
+
+if TYPE_CHECKING:
+    import ssl
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,7 @@ class Post:
         account: whom to run as, or None for whom the master runs as.
         board, row: its row of the scoreboard.
         listeners: the pool's listening sockets.
+        contexts: the certificates of those that speak TLS, by their descriptors.
         channel: the worker's end of the channel to the master.
         stacks: a descriptor for the stacks of its threads.
         log_descriptor: where the log goes.
@@ -37,6 +43,7 @@ class Post:
     board: Board
     row: int
     listeners: tuple[socket.socket, ...]
+    contexts: Mapping[int, ssl.SSLContext]
     channel: socket.socket
     stacks: int
     log_descriptor: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefork.config.schema import Http, Listen, Log, Master, Pool, options
+from prefork.config.schema import Http, Listen, Log, Master, Pool, Tls, options
 from prefork.units import Share, TcpAddress, UnixAddress
 from tests.unit.config.reading import WEB, problems, read
 
@@ -413,7 +413,6 @@ KEYS_OF_LATER_ISSUES = [
     "asgi",
     "task",
     "command",
-    "tls",
     "proxy_protocol",
     "trusted",
     "root_path",
@@ -451,3 +450,50 @@ def test_a_variable_with_a_number_too_long_to_be_printed_is_refused():
         web(f"env = {{ A = 0x{'f' * 5000} }}")[0]
         == ":4: [pool.web.env] A: expected text, found a huge number"
     )
+
+
+def tls(table):
+    """Return what a pool's table tls is read as."""
+    return read(f"{WEB}[pool.web.tls]\n{table}\n").pools["web"].tls
+
+
+def test_tls_has_one_pair_or_several_and_relative_paths():
+    assert tls('certificate = "a.pem"\nkey = "/k/a.pem"\nclient_ca = "ca.pem"') == Tls(
+        certificate=("/srv/a.pem",), key=("/k/a.pem",), client_ca="/srv/ca.pem"
+    )
+    several = tls('certificate = ["a.pem", "b.pem"]\nkey = ["a.key", "b.key"]')
+    assert several.pairs() == (("/srv/a.pem", "/srv/a.key"), ("/srv/b.pem", "/srv/b.key"))
+    assert tls('certificate = "both.pem"').pairs() == (("/srv/both.pem", "/srv/both.pem"),)
+
+
+def test_a_listeners_own_tls_comes_before_the_pools():
+    listen = '["127.0.0.1:8000", { address = "127.0.0.1:8443", tls = { certificate = "own.pem" } }]'
+    text = f'[pool.web]\nlisten = {listen}\nwsgi = "a:b"\n'
+    plain = read(text).pools["web"]
+    assert [plain.tls_at(found) is None for found in plain.listen] == [True, False]
+    both = read(text + '[pool.web.tls]\ncertificate = "pool.pem"\n').pools["web"]
+    assert [both.tls_at(found).certificate for found in both.listen] == [
+        ("/srv/pool.pem",),
+        ("/srv/own.pem",),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("", ":4: [pool.web.tls]: expected a table with a certificate, found none"),
+        ("certificate = 1", ":5: [pool.web.tls] certificate: expected text, found 1"),
+        ("certificate = []", ":5: [pool.web.tls] certificate: expected text, found an empty list"),
+        ('certificate = ["a", 1]', ":5: [pool.web.tls] certificate: expected text, found 1"),
+        (
+            'certificate = ["a", "b"]\nkey = "k"',
+            ":6: [pool.web.tls] key: expected as many keys as there are certificates (2), found 1",
+        ),
+    ],
+)
+def test_tls_that_makes_no_sense_is_refused(table, message):
+    assert [found for found, _ in problems(f"{WEB}[pool.web.tls]\n{table}\n")] == [message]
+
+
+def test_a_certificate_in_the_wrong_table_is_told_where_it_belongs():
+    assert web('certificate = "a.pem"')[1] == "certificate belongs in [pool.NAME.tls]"

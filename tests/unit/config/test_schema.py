@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from prefork.config.convert import convert
-from prefork.config.schema import Http, Listen, Log, Master, Pool, Unit, json_schema, options
+from prefork.config.schema import Http, Listen, Log, Master, Pool, Tls, Unit, json_schema, options
 
 COMPOSITE = (Unit.LISTENERS, Unit.TABLE, Unit.VARIABLES)
-OPTIONS = [option for struct in (Master, Log, Listen, Pool, Http) for option in options(struct).values()]
+OPTIONS = [option for struct in (Master, Log, Listen, Pool, Http, Tls) for option in options(struct).values()]
 PLAIN = [option for option in OPTIONS if option.unit not in COMPOSITE]
 
 
@@ -31,7 +31,7 @@ def test_each_sample_and_default_is_accepted(option):
 
 
 def test_only_a_pools_name_is_no_key():
-    structs = (Master, Log, Listen, Pool, Http)
+    structs = (Master, Log, Listen, Pool, Http, Tls)
     undeclared = {
         field for struct in structs for field in struct.__struct_fields__ if field not in options(struct)
     }
@@ -49,7 +49,7 @@ def tables(schema):
 def test_the_schema_is_json_and_closed():
     schema = json.loads(json.dumps(json_schema()))
     closed = [table for table in tables(schema) if "properties" in table and table.get("type") == "object"]
-    assert len(closed) == 6
+    assert len(closed) == 8
     assert all(table["additionalProperties"] is False for table in closed)
 
 
