@@ -7,6 +7,8 @@ disk or a reader that does not read costs lines, never a request; how many were 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import logging
 import os
@@ -23,7 +25,7 @@ logger = logging.getLogger("prefork")
 
 # What a terminal or a log viewer could take for a command; line ends and tabs are laid out by the formatter.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-STDERR = 2
+STDOUT, STDERR = 1, 2
 # A reader that is slow, and not stuck, gets the whole of a long record if it takes a part of it every so many seconds.
 PATIENCE = 0.05
 
@@ -136,6 +138,65 @@ def open_file(path: str) -> int:
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise ListenError(f"cannot open the log file {path}: {error.strerror}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Outlets:
+    """The descriptors that a server's records are written to; ``access`` is None if there is no access log."""
+
+    log: int
+    access: int | None
+
+    def descriptors(self) -> list[int]:
+        """Return those that there are, the log's first."""
+        return [self.log] if self.access is None else [self.log, self.access]
+
+    def close(self) -> None:
+        """Close them, unless they are standard streams."""
+        for descriptor in self.descriptors():
+            close_file(descriptor)
+
+
+def open_outlets(file: str, access: str) -> Outlets:
+    """Return descriptors for the log and the access log (``off``: none). Raises ListenError."""
+    descriptor = open_file(file)
+    try:
+        return Outlets(descriptor, None if access == "off" else _open_access(access))
+    except ListenError:
+        close_file(descriptor)
+        raise
+
+
+def _open_access(path: str) -> int:
+    """Return a descriptor that appends to an access log, and never blocks if that can be had; ``-`` is stdout."""
+    try:
+        if path == "-":
+            return _open_stdout()
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        return _open_unblocking(path)
+    except OSError as error:
+        raise ListenError(f"cannot open the access log {path}: {error.strerror}") from error
+
+
+def _open_unblocking(path: str) -> int:
+    flags = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        return os.open(path, os.O_WRONLY | flags, 0o644)
+    except OSError as error:
+        if error.errno != errno.ENXIO or not stat.S_ISFIFO(os.stat(path).st_mode):
+            raise
+    return os.open(path, os.O_RDWR | flags)  # fifo(7): nobody has it open for reading yet
+
+
+def _open_stdout() -> int:
+    """Return stdout; where it may block, as a descriptor of our own: others who write to it expect it to block."""
+    mode = os.fstat(STDOUT).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        with contextlib.suppress(
+            OSError
+        ):  # no /proc, or somebody else's terminal: then it is asked before each write
+            return _open_unblocking("/proc/self/fd/1")
+    return STDOUT
 
 
 def close_file(descriptor: int) -> None:

@@ -168,7 +168,7 @@ def stop(
 
 @app.command()
 def reopen(target: Target, settings: Set = None) -> None:
-    """Reopen the log file, after it was renamed."""
+    """Reopen the log files, after they were renamed."""
     from prefork.cli import ctl
 
     _say(ctl.reopen(target, settings or []))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from prefork.config.access import OFF
 from prefork.config.document import Document
 from prefork.config.lines import Path
 from prefork.config.schema import Config, Listen, Pool, options
@@ -28,6 +29,7 @@ def check_conflicts(document: Document, config: Config, listeners: Listeners) ->
         _check_permissions(document, path, listener)
     _check_addresses(document, listeners)
     _check_paths(document, config, listeners)
+    _check_access(document, config)
 
 
 def _check_kind(document: Document, pool: Pool) -> None:
@@ -100,6 +102,17 @@ def _check_addresses(document: Document, listeners: Listeners) -> None:
             known[address] = path
 
 
+def _check_access(document: Document, config: Config) -> None:
+    if (
+        config.log.access != OFF
+        and config.pools
+        and all(pool.kind != "wsgi" for pool in config.pools.values())
+    ):
+        path = ("log", "access")
+        expected, hint = "a pool with wsgi: no other knows of requests", 'write access = "off"'
+        document.complain(path, expected, "none", hint, about=path)
+
+
 def _check_paths(document: Document, config: Config, listeners: Listeners) -> None:
     """Refuse two files of the server at one path: the second would replace the first."""
     paths: list[tuple[Path, str]] = [
@@ -111,6 +124,7 @@ def _check_paths(document: Document, config: Config, listeners: Listeners) -> No
     master = config.master
     for path, text in (
         (("log", "file"), config.log.file),
+        (("log", "access"), config.log.access),
         (("master", "control"), master.control),
         (("master", "pid_file"), master.pid_file),
     ):
@@ -118,5 +132,5 @@ def _check_paths(document: Document, config: Config, listeners: Listeners) -> No
             first = known[text]
             found = f"{text}, which is {document.name(first)}"
             document.complain(path, "a path of its own", found, about=path)
-        elif text is not None and text != "-":
+        elif text not in (None, "-", OFF):
             known[text] = path

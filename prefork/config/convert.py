@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from prefork.config.access import check_format
 from prefork.config.schema import Option, Unit
 from prefork.units import (
     Address,
@@ -207,4 +208,5 @@ _PARSERS: dict[Unit, Callable[[Option, Any], Any]] = {
     Unit.FLAG: _flag,
     Unit.ROOT_PATH: _root_path,
     Unit.NETWORKS: _networks,
+    Unit.FORMAT: lambda option, value: check_format(_text(option, value)),
 }

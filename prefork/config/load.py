@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from prefork.config.access import OFF
 from prefork.config.conflicts import check_conflicts
 from prefork.config.convert import convert, nearest
 from prefork.config.document import Document, Setting, read
@@ -97,7 +98,7 @@ class _Reader:
             if key not in TABLES:
                 self._unknown((key,), TABLES, "a known table")
         master = self._master()
-        log = Log(**self._resolved(self._table(("log",), Log), "file"))
+        log = Log(**self._resolved(self._table(("log",), Log), "file", "access"))
         return Config(master=master, log=log, pools=self._pools())
 
     def _master(self) -> Master:
@@ -272,7 +273,8 @@ class _Reader:
 
     def _resolved(self, values: dict[str, Any], *names: str) -> dict[str, Any]:
         """Return the values of a table with the paths among them made absolute."""
-        paths = {name: self._path(values[name]) for name in names if values.get(name, "-") != "-"}
+        plain = {name: values[name] for name in names if values.get(name, "-") != "-"}
+        paths = {name: self._path(text) for name, text in plain.items() if (name, text) != ("access", OFF)}
         return values | paths
 
     def _path(self, text: str) -> str:

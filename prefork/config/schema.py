@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import Meta
 
+from prefork.config.access import OFF
 from prefork.units import Address, Share, write_size
 
 DAY = 86400.0
@@ -52,6 +53,7 @@ class Unit(StrEnum):
     ROOT_PATH = "root path"
     NETWORKS = "networks"
     TABLE = "table"
+    FORMAT = "format"
 
 
 def option(
@@ -224,6 +226,16 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     ] = "info"
     format: Annotated[Literal["text", "json"], option(Unit.CHOICE, "lines for people, or JSON")] = "text"
     file: Annotated[str, option(Unit.PATH, 'a path, reopened on SIGUSR1, or "-": stderr')] = "-"
+    access: Annotated[
+        str,
+        option(
+            Unit.PATH,
+            'a line for each request of wsgi pools: "off", "-": stdout, or a path, reopened on SIGUSR1',
+        ),
+    ] = OFF
+    access_format: Annotated[
+        str, option(Unit.FORMAT, "common, combined, json, or a template of the fields below")
+    ] = "combined"
 
 
 class Tls(msgspec.Struct, frozen=True, kw_only=True):

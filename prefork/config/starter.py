@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from prefork.config.access import FIELDS, TEMPLATES
 from prefork.config.schema import Http, Listen, Log, Master, Option, Pool, Tls, Unit, options
 
 COLUMN = 42
@@ -62,6 +63,7 @@ def full_toml() -> str:
     lines = [
         *_table("[master]", Master),
         *_table("[log]", Log),
+        *_fields(),
         "# Any number of pools, each with a name of letters, digits, - and _; exactly one of handler and wsgi.",
         *_table("[pool.web]", Pool, web),
         *_table("[pool.web.http]", Http),
@@ -83,6 +85,16 @@ def _table(
     for option in options(struct).values():
         if option.unit is not Unit.TABLE or option.told("example"):  # the others have headers of their own
             yield _line(option, (values or {}).get(option.name, option.written_default()))
+    yield ""
+
+
+def _fields() -> Iterator[str]:
+    """Yield what a template for the access log may show."""
+    yield f"# A template is such as '{TEMPLATES['common']}', which is common; {{{{ and }}}} are braces."
+    yield "# Whatever a client sends, no value contains what ends it: quotes, backslashes, what the template puts behind"
+    yield "# the value, and all that is not printable ASCII appear as \\xHH, a byte each. A value that is missing is -."
+    for name, text in FIELDS.items():
+        yield f"#   {f'{{{name}}}':<16} {text}"
     yield ""
 
 

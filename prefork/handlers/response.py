@@ -147,6 +147,11 @@ def plain(
     return b"%b%b%b%b\r\n%b" % (head, lines, more, connection, content if body else b"")
 
 
+def head_size(answer: bytes) -> int:
+    """Return the size in bytes of the head that a whole answer begins with."""
+    return answer.index(b"\r\n\r\n") + 4
+
+
 class Stamp:
     """The fields that every answer gets: Date, made once a second, and Server.
 

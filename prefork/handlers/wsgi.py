@@ -206,8 +206,10 @@ class Exchange:
     Attributes:
         is_over: whether there is nothing left to pull; ``file`` may be left to be sent.
         file: what is to be sent behind the last pieces.
+        head_size: the size of the answer's head in bytes, once it has begun.
         keep_alive: whether the connection can be used for the next request.
         is_last: whether the client said that this is its last request.
+        status: the answer's, once it has begun.
         what: method and path, for people to read.
         time_left: seconds that the application may still use, kept by whoever runs it; 0 for as many as it likes.
 
@@ -215,7 +217,6 @@ class Exchange:
 
     __slots__ = (
         "_body",
-        "_code",
         "_environ",
         "_fields",
         "_handler",
@@ -228,9 +229,11 @@ class Exchange:
         "_result",
         "_sink",
         "file",
+        "head_size",
         "is_last",
         "is_over",
         "keep_alive",
+        "status",
         "time_left",
         "what",
     )
@@ -252,6 +255,11 @@ class Exchange:
         self._is_chunked = False
         self._left: int | None = None
         self._result: Iterable[bytes] | None = None
+
+    @property
+    def client(self) -> tuple[str, str]:
+        """Return the client's address and port, which trusted proxies may have told; until ``start``."""
+        return self._environ["REMOTE_ADDR"], self._environ["REMOTE_PORT"]
 
     def start(self, sink: Sink) -> Pieces:
         """Call the application; return the head of the answer and what is known of its body.
@@ -314,7 +322,7 @@ class Exchange:
                 exc_info = None  # PEP 3333: no reference cycle through the traceback
         elif self._fields is not None:
             raise AssertionError("start_response was called a second time without exc_info")
-        self._code, line = response.read_status(status)
+        self.status, line = response.read_status(status)
         self._fields = response.read_fields(headers, line)
         return self._write
 
@@ -368,7 +376,7 @@ class Exchange:
         fields = self._fields
         lines = fields.lines
         lines.append(self._handler.stamp.lines(fields.has_date, fields.has_server))
-        if self._code in BODILESS or self._head.line.method == "HEAD":
+        if self.status in BODILESS or self._head.line.method == "HEAD":
             self._is_bodiless = True
             self._tell_length(size, lines)
         elif fields.length is not None:
@@ -382,7 +390,9 @@ class Exchange:
             lines.append(b"Connection: keep-alive\r\n" if self.keep_alive else b"Connection: close\r\n")
         lines.append(b"\r\n")
         self._has_begun = True
-        return b"".join(lines)
+        head = b"".join(lines)
+        self.head_size = len(head)
+        return head
 
     def _choose_framing(self, size: int | None, lines: Pieces) -> None:
         if size is not None:
@@ -398,12 +408,12 @@ class Exchange:
         # RFC 9110 8.6: the length that GET would have been answered with may be told to HEAD and in 304, but
         # none in 204. An empty body says nothing about it: many applications leave the body of HEAD out.
         assert self._fields is not None
-        if self._code == 205:
+        if self.status == 205:
             # RFC 9110 15.3.6: without content, but not without framing.
             lines.append(b"Content-Length: 0\r\n")
-        elif self._fields.length is not None and self._code != 204:
+        elif self._fields.length is not None and self.status != 204:
             lines.append(self._fields.length_line)
-        elif size and self._code not in BODILESS:
+        elif size and self.status not in BODILESS:
             lines.append(b"Content-Length: %d\r\n" % size)
 
     def _frame(self, piece: bytes) -> Pieces:
@@ -449,7 +459,9 @@ class Exchange:
         self.keep_alive = not close
         with_body = self._head.line.method != "HEAD"
         named = self._handler.is_named
-        return [response.plain(500, "Internal Server Error", close=close, body=with_body, named=named)]
+        answer = response.plain(500, "Internal Server Error", close=close, body=with_body, named=named)
+        self.status, self.head_size = 500, response.head_size(answer)
+        return [answer]
 
     def _report(self, error: BaseException) -> None:
         if isinstance(error, SystemExit):

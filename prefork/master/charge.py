@@ -25,6 +25,7 @@ class Charge:
     Attributes:
         birth: by which the supervisor knows it.
         stacks_read: what its stacks arrive on.
+        files: the names of the log and the access log that it writes to.
         stacks: what has arrived since they were last asked for.
         born: when it was forked, on the monotonic clock.
         peak_memory: its largest resident size in bytes, known once it is dead.
@@ -40,6 +41,7 @@ class Charge:
     board: Board
     row: int
     stacks_read: int
+    files: tuple[str, str]
     stacks: bytearray = field(default_factory=bytearray)
     born: float = field(default_factory=time.monotonic)
     peak_memory: int = 0

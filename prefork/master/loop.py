@@ -207,7 +207,7 @@ class Loop:
 
     def _reopen_log(self) -> None:
         try:
-            self._server.reopen_log()
+            self._server.reopen_logs()
         except PreforkError as error:
             logger.error("%s; it stays as it was", error.message)
         else:

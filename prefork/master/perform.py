@@ -64,7 +64,16 @@ def _fork(server: Server, action: actions.Spawn) -> Charge:
         child = process.fork(lambda: main.run(post))
         masters.pop_all()
     return Charge(
-        action.birth, action.pool, action.slot, action.generation, child, ours, board, row, stacks_read
+        action.birth,
+        action.pool,
+        action.slot,
+        action.generation,
+        child,
+        ours,
+        board,
+        row,
+        stacks_read,
+        post.files,
     )
 
 
@@ -86,7 +95,7 @@ def _post(
         contexts=server.contexts_of(action.pool, plan.certificates),
         channel=theirs,
         stacks=stacks,
-        log_descriptor=plan.log_descriptor,
+        outlets=plan.outlets_of(action.pool),
     )
 
 
@@ -111,6 +120,7 @@ def dump_stacks(server: Server, action: actions.DumpStacks) -> None:
     """Have a worker write its stacks."""
     charge = server.charges[action.birth]
     charge.stacks.clear()
+    channel.send(charge.channel, channel.WriteLogs())
     charge.child.send_signal(signals.STACKS_SIGNAL)
 
 

@@ -137,7 +137,7 @@ class Requests:
 
     def _reopen(self, _arguments: dict[str, Any], reply: Reply) -> None:
         try:
-            self._server.reopen_log()
+            self._server.reopen_logs()
         except PreforkError as error:
             reply.fail(error)
         else:

@@ -15,7 +15,7 @@ from prefork import log
 from prefork.config.listeners import all_keyed, keyed
 from prefork.config.schema import Config, Pool
 from prefork.errors import ConfigError, ListenError
-from prefork.log import Destination, Identity, logger
+from prefork.log import Destination, Identity, Outlets, logger
 from prefork.master.charge import Charge
 from prefork.master.clock import SteadyClock
 from prefork.master.guard import Guard
@@ -40,15 +40,24 @@ class Plan:
 
     Attributes:
         account: whom workers run as, if not as the master.
-        log_descriptor: where its log goes.
+        outlets: where its logs go.
         certificates: what it speaks TLS by, if it does.
 
     """
 
     config: Config
     account: Account | None
-    log_descriptor: int
+    outlets: Outlets
     certificates: Certificates | None = None
+
+    @property
+    def files(self) -> tuple[str, str]:
+        """Return the names of the log and of the access log."""
+        return self.config.log.file, self.config.log.access
+
+    def outlets_of(self, pool: Pool) -> Outlets:
+        """Return where the workers of a pool write to: requests are known to some kinds only."""
+        return self.outlets if pool.kind == "wsgi" else replace(self.outlets, access=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +109,14 @@ class Server:
         check_accounts(config)
         certificates = load_certificates(config)
         self.judge(certificates)
-        descriptor = log.open_file(config.log.file)
+        outlets = log.open_outlets(config.log.file, config.log.access)
         try:
             self.open_listeners(config)
         except ListenError:
-            log.close_file(descriptor)
+            outlets.close()
             raise
         self.withdraw()
-        self.next_plan = Plan(config, account, descriptor, certificates)
+        self.next_plan = Plan(config, account, outlets, certificates)
 
     def judge(self, certificates: Certificates | None) -> None:
         """Log which certificates clients will refuse; raise ConfigError if one is to replace another.
@@ -125,7 +134,7 @@ class Server:
     def withdraw(self) -> None:
         """Forget the plan that was held ready."""
         if self.next_plan is not None:
-            log.close_file(self.next_plan.log_descriptor)
+            self.next_plan.outlets.close()
             self.next_plan = None
 
     def adopt(self, generation: int) -> None:
@@ -133,7 +142,7 @@ class Server:
         if generation == self.generation:
             return
         assert self.next_plan is not None
-        log.close_file(self.plan.log_descriptor)
+        self.plan.outlets.close()
         self.plan, self.next_plan, self.generation = self.next_plan, None, generation
         self.log = self._start_log()
         try:
@@ -142,22 +151,33 @@ class Server:
             logger.error("%s; it keeps the options that it had", error.message)
         self.forget_boards()
 
-    def reopen_log(self) -> None:
-        """Write to the file that now has the log's name, and have all workers do so. Raises ListenError."""
-        plan = _reopened(self.plan)
-        if self.next_plan is not None:
-            try:
-                later = _reopened(self.next_plan)
-            except ListenError:
-                log.close_file(plan.log_descriptor)
-                raise
-            log.close_file(self.next_plan.log_descriptor)
-            self.next_plan = later
-        self.log.reopen(plan.log_descriptor)
-        self.plan = plan
+    def reopen_logs(self) -> None:
+        """Write to the files that now have the logs' names, and have all workers do so. Raises ListenError.
+
+        A worker of an older configuration, with other files, keeps those until its drain is over.
+        """
+        plan, next_plan = self._reopened(self.plan), None
+        try:
+            next_plan = self.next_plan and self._reopened(self.next_plan)
+        except ListenError:
+            plan.outlets.close()
+            raise
+        self._take_over(plan, next_plan)
+        plans = {found.files: found for found in (self.next_plan, self.plan) if found is not None}
         for charge in self.charges.values():
-            descriptor = self.plan_for(charge.generation).log_descriptor
-            channel.send(charge.channel, channel.ReopenLogs(), descriptor)
+            if charge.files in plans:
+                outlets = plans[charge.files].outlets_of(charge.pool)
+                channel.send(charge.channel, channel.ReopenLogs(), outlets.descriptors())
+
+    def _take_over(self, plan: Plan, next_plan: Plan | None) -> None:
+        for old in filter(None, (self.plan, self.next_plan)):
+            old.outlets.close()
+        self.plan, self.next_plan = plan, next_plan
+        self.log.descriptor = plan.outlets.log
+
+    @staticmethod
+    def _reopened(plan: Plan) -> Plan:
+        return replace(plan, outlets=log.open_outlets(*plan.files))
 
     def plan_for(self, generation: int) -> Plan:
         """Return the plan that workers of a generation are made by."""
@@ -239,12 +259,7 @@ class Server:
     def _start_log(self) -> Destination:
         settings = self.config.log
         own = Identity("master", os.getpid())
-        return log.start(settings.level, settings.format, self.plan.log_descriptor, own)
-
-
-def _reopened(plan: Plan) -> Plan:
-    """Return a plan whose log is the file that has its name now."""
-    return replace(plan, log_descriptor=log.open_file(plan.config.log.file))
+        return log.start(settings.level, settings.format, self.plan.outlets.log, own)
 
 
 def load_certificates(config: Config) -> Certificates | None:

@@ -40,7 +40,7 @@ def run(read: Callable[[], Config], source: str) -> int:
     check_accounts(config)
     account = find_account(config.master.user, config.master.group)
     certificates = load_certificates(config)
-    plan = Plan(config, account, log.open_file(config.log.file), certificates)
+    plan = Plan(config, account, log.open_outlets(config.log.file, config.log.access), certificates)
     server = Server(plan)
     with ExitStack() as stack:
         end = _serve(server, read, stack, source)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import contextlib
 import socket
+from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 MAX_PACKET = 65536
 MAX_TRACEBACK = 32768
 MAX_REASON = 4096
+MAX_DESCRIPTORS = 2
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
@@ -61,11 +63,15 @@ class Leave(Message, frozen=True):
 
 
 class ReopenLogs(Message, frozen=True):
-    """Master: from now on write the log to the descriptor that comes with this message."""
+    """Master: from now on write to the descriptors that come with this message: the log's, and the access log's."""
+
+
+class WriteLogs(Message, frozen=True):
+    """Master: write what has been collected for the access log; this process may be about to be killed."""
 
 
 FromWorker = Ready | BootFailed | Busy | Draining
-FromMaster = Drain | Leave | ReopenLogs
+FromMaster = Drain | Leave | ReopenLogs | WriteLogs
 
 _from_worker = msgspec.msgpack.Decoder(FromWorker)
 _from_master = msgspec.msgpack.Decoder(FromMaster)
@@ -84,11 +90,10 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return masters, workers
 
 
-def send(channel: socket.socket, message: Message, descriptor: int | None = None) -> bool:
-    """Send one message, with a descriptor if given; return whether the other end was there and had room for it."""
-    ancillary = (
-        [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
-    )
+def send(channel: socket.socket, message: Message, descriptors: Sequence[int] = ()) -> bool:
+    """Send one message, with descriptors if given; return whether the other end was there and had room for it."""
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+    ancillary = [rights] if descriptors else []
     with contextlib.suppress(OSError):
         channel.sendmsg([_encoder.encode(message)], ancillary, socket.MSG_NOSIGNAL)
         return True
@@ -107,13 +112,15 @@ def receive_from_worker(channel: socket.socket) -> FromWorker | None:
     return _decode(_from_worker, packet) if packet else None
 
 
-def receive_from_master(channel: socket.socket) -> tuple[FromMaster, int | None] | None:
-    """Return the next message and the descriptor that came with it; or None once the master is gone.
+def receive_from_master(channel: socket.socket) -> tuple[FromMaster, list[int]] | None:
+    """Return the next message and the descriptors that came with it; or None once the master is gone.
 
     Raises ProtocolError for rubbish.
     """
     try:
-        packet, ancillary, _flags, _address = channel.recvmsg(MAX_PACKET, socket.CMSG_SPACE(4))
+        packet, ancillary, _flags, _address = channel.recvmsg(
+            MAX_PACKET, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS)
+        )
     except OSError:
         return None  # the handler closed the descriptor: whoever cannot hear the master is on its own
     if not packet:
@@ -122,7 +129,7 @@ def receive_from_master(channel: socket.socket) -> tuple[FromMaster, int | None]
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-    return _decode(_from_master, packet), (descriptors[0] if descriptors else None)
+    return _decode(_from_master, packet), descriptors.tolist()
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[T], packet: bytes) -> T:

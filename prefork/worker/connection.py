@@ -9,6 +9,7 @@ import socket
 import termios
 from enum import Enum
 
+from prefork.handlers.access import Entry
 from prefork.handlers.peer import Door, Trust
 from prefork.handlers.wsgi import Body, Cut, Environ, Exchange, FileSpan, Head
 from prefork.worker.greeting import Greeting
@@ -48,6 +49,7 @@ class Connection:
         head, body: of the request that is being read.
         exchange: the request that is being answered.
         is_cut: whether the answer cannot be completed.
+        entry: what the access log will say of the present request; None without one. Bytes sent are counted in it.
         timer: which deadline runs.
         events: what epoll watches it for.
 
@@ -59,6 +61,7 @@ class Connection:
         "body",
         "common",
         "door",
+        "entry",
         "events",
         "exchange",
         "fd",
@@ -91,6 +94,7 @@ class Connection:
         self.head: Head | None = None
         self.body: Body | None = None
         self.exchange: Exchange | None = None
+        self.entry: Entry | None = None
         self.is_cut = False
         self.timer: int | None = None
         self.events = 0
@@ -121,6 +125,8 @@ class Connection:
             sent = 0
         except OSError:
             raise Cut from None
+        if self.entry is not None:
+            self.entry.sent += sent
         if sent == len(data):
             return True
         self._outbox = [memoryview(data)[sent:]]
@@ -137,7 +143,10 @@ class Connection:
         """
         try:
             while self._outbox:
-                self._skip(self._outbox, self.sock.sendmsg(self._outbox[:MAX_PIECES]))
+                sent = self.sock.sendmsg(self._outbox[:MAX_PIECES])
+                self._skip(self._outbox, sent)
+                if self.entry is not None:
+                    self.entry.sent += sent
             self._outbox = None
             return self._file is None or self._send_file(self._file)
         except BlockingIOError:
@@ -190,6 +199,8 @@ class Connection:
         sent = os.sendfile(self.fd, file.descriptor, file.offset, min(file.size, SENDFILE_SIZE))
         if not sent:
             raise Cut
+        if self.entry is not None:
+            self.entry.sent += sent
         left = file.size - sent
         self._file = FileSpan(file.descriptor, file.offset + sent, left) if left else None
         return not left

@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING
 
 from prefork.config.schema import Pool
 from prefork.handlers import response
+from prefork.handlers.access import NOTHING, Entry, RawHead
 from prefork.handlers.context import Worker, exit_code
 from prefork.handlers.peer import Door, Header, ProxyError, doors_of
 from prefork.handlers.wsgi import Body, Cut, Environ, Exchange, Head, Refusal, WsgiApp, WsgiHandler
 from prefork.log import logger
 from prefork.scoreboard import Lane, Row
 from prefork.worker.acceptor import Accepted, Acceptor
+from prefork.worker.access import AccessLog
 from prefork.worker.connection import Connection, Phase
 from prefork.worker.greeting import Greeting, address_of
 from prefork.worker.orders import Orders
@@ -73,6 +75,7 @@ def serve(
     listeners: Sequence[socket.socket],
     application: WsgiApp,
     pool: Pool,
+    access: AccessLog | None,
     contexts: Mapping[int, ssl.SSLContext] = PLAIN,
 ) -> None:
     """Accept and answer requests until a drain is over.
@@ -84,10 +87,11 @@ def serve(
         listeners: the listening sockets, which are closed when the drain begins.
         application: the user's.
         pool: its configuration.
+        access: the access log, if there is one.
         contexts: the certificates of the listeners that speak TLS, by their descriptors.
 
     """
-    loop = Loop(worker, row, orders, listeners, application, pool, contexts)
+    loop = Loop(worker, row, orders, listeners, application, pool, access, contexts)
     orders.say_ready()
     loop.run()
 
@@ -103,8 +107,10 @@ class Loop:
         listeners: Sequence[socket.socket],
         application: WsgiApp,
         pool: Pool,
+        access: AccessLog | None = None,
         contexts: Mapping[int, ssl.SSLContext] = PLAIN,
     ) -> None:
+        self._access = access
         self._row = row
         self._contexts = contexts
         self._orders = orders
@@ -172,6 +178,8 @@ class Loop:
 
     def _turn(self) -> None:
         """Wait until something happens, and do what there is to do about it."""
+        if self._access is not None:
+            self._access.flush(self._now)
         timeout = self._choose_timeout()
         self._row.rest()
         if self._threads is None:
@@ -208,6 +216,8 @@ class Loop:
             wake_at = self._shed_at
         if self._acceptor.due is not None:
             wake_at = min(wake_at, self._acceptor.due)
+        if self._access is not None:
+            wake_at = min(wake_at, self._access.due)
         if self._orders.drain_by is not None:
             wake_at = min(wake_at, self._next_of_drain(self._orders.drain_by))
         return None if wake_at == math.inf else max(0.0, wake_at - self._now)
@@ -266,6 +276,8 @@ class Loop:
             connection = Connection(sock, host, port, common, door)
         else:
             connection = _with_tls(sock, host, port, common, door, context)
+        if self._access is not None:
+            connection.entry = Entry(host, port)
         if door.proxy_protocol:
             connection.phase = Phase.GREETING
             connection.greeting = Greeting()
@@ -294,6 +306,8 @@ class Loop:
         if header.source is not None and header.destination is not None:
             host, port = header.source
             connection.host, connection.port = host, str(port) if host else ""
+            if connection.entry is not None:
+                connection.entry.client, connection.entry.port = connection.host, connection.port
             local = address_of(header.destination)
             connection.common = self._addresses.get(local) or self._learn(local)
         # Whoever stands behind a balancer is not to be believed because the balancer is.
@@ -354,6 +368,7 @@ class Loop:
         except OSError:
             data = b""
         if not data:
+            self._note_unserved(connection)
             self._drop(connection)
             return
         if connection.pending:
@@ -368,6 +383,7 @@ class Loop:
         except Refusal as refusal:
             self._refuse(connection, refusal, with_body=not connection.asks_head())
         except Cut:
+            self._note_unserved(connection)
             self._drop(connection)
 
     def _take_request(self, connection: Connection, data: bytes) -> bytes:
@@ -376,7 +392,8 @@ class Loop:
             try:
                 head = self._read_head(data)
             except Refusal:
-                connection.pending = data  # what is refused: its method decides about the answer
+                # What is refused: its method decides about the answer, and the access log shows its beginning.
+                connection.pending = data
                 raise
             if head is None:
                 self._wait_for_head(connection, data)
@@ -390,6 +407,7 @@ class Loop:
 
     def _wait_for_head(self, connection: Connection, data: bytes) -> None:
         connection.pending = data
+        self._note_beginning(connection)
         # One deadline for the whole head: a byte now and then does not hold it off.
         if connection.timer != HEAD:
             self._timers.arm(connection, HEAD, self._now)
@@ -397,8 +415,12 @@ class Loop:
     def _begin_body(self, connection: Connection, head: Head, has_come: bool) -> None:
         connection.pending = b""
         connection.head, connection.body = head, Body()
-        if head.expects and not has_come and not connection.send([response.CONTINUE]):
-            raise Cut  # not even 25 bytes find room
+        self._note_beginning(connection)
+        if head.expects and not has_come:
+            if not connection.send([response.CONTINUE]):
+                raise Cut  # not even 25 bytes find room
+            if connection.entry is not None:
+                connection.entry.sent = 0  # it is no part of the answer
 
     def _take_body(self, connection: Connection, data: bytes) -> bytes:
         head, body = connection.head, connection.body
@@ -406,6 +428,8 @@ class Loop:
         assert head.body is not None
         assert body is not None
         piece, connection.pending = head.body.feed(data)
+        if connection.entry is not None:
+            connection.entry.received += len(data) - len(connection.pending)
         try:
             body.add(piece)
         except OSError as error:
@@ -421,6 +445,8 @@ class Loop:
 
     def _answer(self, connection: Connection, head: Head, body: Body | None) -> bool:
         """Have the application answer; return whether that is done and the next request can be read."""
+        if connection.entry is not None:
+            self._note_request(connection.entry, head)
         try:
             exchange = self._handler.exchange(
                 head, body, connection.common, connection.host, connection.port, connection.trust
@@ -428,6 +454,8 @@ class Loop:
         except Refusal as refusal:
             self._refuse(connection, refusal, with_body=head.line.method != "HEAD")
             return False
+        if connection.entry is not None and connection.trust is not None:
+            connection.entry.client, connection.entry.port = exchange.client
         connection.exchange = exchange
         if self._threads is not None:
             self._hand_over(connection, self._threads)
@@ -511,6 +539,8 @@ class Loop:
 
     def _complete(self, connection: Connection, exchange: Exchange) -> bool:
         """Return whether the connection is used for the next request; otherwise close it."""
+        if connection.entry is not None:
+            self._note_end(connection.entry, exchange)
         connection.exchange = None
         if exchange.keep_alive:
             connection.phase = READING
@@ -589,12 +619,16 @@ class Loop:
             self._row.set_busy(self._now if is_busy else 0.0)
 
     def _run_in_thread(self, connection: Connection, lane: Lane) -> None:
-        if self._waiting.pop(connection, None) is None:
+        handed_over = self._waiting.pop(connection, None)
+        if handed_over is None:
             return  # withdrawn
         exchange = connection.exchange
         assert exchange is not None
         connection.is_cut = True
-        lane.begin(exchange.what, time.monotonic(), self._pool.request_timeout)
+        now = time.monotonic()
+        if connection.entry is not None:
+            connection.entry.waited = now - handed_over
+        lane.begin(exchange.what, now, self._pool.request_timeout)
         if self._has_deadlines and not self._row.is_watched():
             self._orders.wake_master()
         try:
@@ -633,6 +667,7 @@ class Loop:
         """Go on with a connection whose thread is done with it."""
         self._count_running(-1)
         if connection.is_cut:
+            self._note_cut(connection)
             connection.exchange = None  # finished in the thread
             self._drop(connection)
         elif self._flush(connection, connection.exchange):
@@ -642,12 +677,14 @@ class Loop:
 
     def _refuse(self, connection: Connection, refusal: Refusal, *, with_body: bool) -> None:
         answer = self._handler.refuse(refusal, with_body=with_body)
-        connection.forget_request()
         try:
             connection.send([answer])
         except Cut:
+            self._note_unserved(connection, refusal.status)
             self._drop(connection)
             return
+        self._note_unserved(connection, refusal.status, response.head_size(answer))
+        connection.forget_request()
         self._flush(connection, None)
 
     def _leave(self, connection: Connection) -> bool:
@@ -675,6 +712,7 @@ class Loop:
         self._drop(connection)
 
     def _drop(self, connection: Connection) -> bool:
+        self._note_cut(connection)
         exchange, connection.exchange = connection.exchange, None
         if exchange is not None:
             self._finish(exchange)
@@ -696,6 +734,41 @@ class Loop:
         else:
             self._epoll.modify(connection.fd, events)
         connection.events = events
+
+    # What the access log says
+
+    def _note_beginning(self, connection: Connection) -> None:
+        if connection.entry is not None and not connection.entry.since:
+            connection.entry.since = self._now
+
+    def _note_request(self, entry: Entry, head: Head | RawHead) -> None:
+        assert self._access is not None
+        if self._access.ids is not None and isinstance(head, Head):
+            self._access.ids.identify(head)
+        entry.head = head
+        entry.since = entry.since or self._now
+
+    def _note_end(self, entry: Entry, exchange: Exchange) -> None:
+        assert self._access is not None
+        if entry.sent:
+            entry.status, entry.head_size = exchange.status, exchange.head_size
+        self._access.end(entry, self._now)
+
+    def _note_cut(self, connection: Connection) -> None:
+        if connection.entry is not None and connection.exchange is not None:
+            self._note_end(connection.entry, connection.exchange)
+
+    def _note_unserved(self, connection: Connection, status: int = 0, head_size: int = 0) -> None:
+        """Make the line of a request that was refused, or that its client (status 0) has not completed."""
+        entry = connection.entry
+        if entry is None or self._access is None:
+            return
+        if status or connection.head is not None or connection.pending.strip(b"\r\n"):
+            if entry.head is NOTHING:
+                entry.client, entry.port = connection.host, connection.port
+                self._note_request(entry, connection.head or RawHead(connection.pending))
+            entry.status, entry.head_size, entry.waited = status, head_size, 0.0
+            self._access.end(entry, self._now)
 
     # Draining
 
@@ -733,10 +806,14 @@ class Loop:
     def _close(self) -> None:
         """Give back what no thread can still be using."""
         for connection in list(self._connections.values()):
-            if connection.phase is not Phase.RUNNING:
+            if connection.phase is Phase.RUNNING:
+                self._note_cut(connection)
+            else:
                 self._drop(connection)
         if self._threads is not None:
             self._threads.stop()
+        if self._access is not None:
+            self._access.close()
         self._row.set_connections(len(self._connections))
         self._epoll.close()
         if not self._running:

@@ -23,6 +23,7 @@ from prefork.system import privileges, process, signals
 from prefork.system.privileges import Account
 from prefork.worker import blocking, evented
 from prefork.worker.channel import boot_failed
+from prefork.worker.logs import Logs, open_access_log
 from prefork.worker.orders import Orders
 from prefork.worker.post import Post
 
@@ -37,12 +38,13 @@ def run(post: Post) -> NoReturn:
     _show_stacks_on_demand(post.stacks)
     setproctitle(post.title("starting"))
     identity = Identity(f"{post.pool.name}/{post.slot}", os.getpid(), post.generation)
-    destination = log.start(post.log.level, post.log.format, post.log_descriptor, identity)
+    destination = log.start(post.log.level, post.log.format, post.outlets.log, identity)
     row = post.board.row(post.row)
     row.set_pid(os.getpid())
     worker = Worker(post.pool.name, post.slot, post.generation, row)
     context.become(worker)
-    orders = Orders(post, worker, row, destination.reopen)
+    logs = Logs(destination, open_access_log(post))
+    orders = Orders(post, worker, row, logs)
     signals.unblock_all()
     orders.listen()
     try:
@@ -50,13 +52,15 @@ def run(post: Post) -> NoReturn:
     except BootError as error:
         orders.say(boot_failed(error.message, error.traceback))
         os._exit(error.exit_code)
-    serve = evented.serve if post.pool.kind == "wsgi" else blocking.serve
-    serve(worker, row, orders, post.listeners, application, post.pool, post.contexts)
+    if post.pool.kind == "wsgi":
+        evented.serve(worker, row, orders, post.listeners, application, post.pool, logs.access, post.contexts)
+    else:
+        blocking.serve(worker, row, orders, post.listeners, application, post.pool, post.contexts)
     _exit(orders.exit_code)
 
 
 def _close_what_is_the_masters(post: Post) -> None:
-    shared = [post.channel.fileno(), post.stacks, post.log_descriptor]
+    shared = [post.channel.fileno(), post.stacks, *post.outlets.descriptors()]
     process.close_all_but([*shared, *(listener.fileno() for listener in post.listeners)])
 
 

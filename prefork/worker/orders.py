@@ -8,14 +8,14 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
 
 from setproctitle import setproctitle
 
 from prefork.handlers.context import Worker
 from prefork.scoreboard import Row, State
 from prefork.worker import channel
-from prefork.worker.channel import Busy, Drain, Draining, Leave, Message, Ready
+from prefork.worker.channel import Busy, Drain, Draining, Leave, Message, Ready, ReopenLogs
+from prefork.worker.logs import Logs
 from prefork.worker.post import Post
 from prefork.worker.threads import start_vital
 
@@ -37,7 +37,7 @@ class Orders:
 
     """
 
-    def __init__(self, post: Post, worker: Worker, row: Row, reopen_log: Callable[[int], None]) -> None:
+    def __init__(self, post: Post, worker: Worker, row: Row, logs: Logs) -> None:
         self.wake_fd, self._wake = os.pipe()
         self.drain_by: float | None = None
         self.empty_queue = False
@@ -45,7 +45,7 @@ class Orders:
         self._post = post
         self._worker = worker
         self._row = row
-        self._reopen_log = reopen_log
+        self._logs = logs
         self._is_ready = False
         # Becoming ready and leaving because one is not exclude each other: the first client may come at once.
         self._readiness = threading.Lock()
@@ -118,13 +118,16 @@ class Orders:
         received = channel.receive_from_master(self._post.channel)
         if received is None:
             return False
-        message, descriptor = received
+        message, descriptors = received
         if isinstance(message, Drain):
             self.drain(message.grace, message.empty_queue)
         elif isinstance(message, Leave):
+            self._logs.write()
             os._exit(0)
-        elif descriptor is not None:
-            self._reopen_log(descriptor)
+        elif isinstance(message, ReopenLogs):
+            self._logs.reopen(descriptors)
+        else:
+            self._logs.write()
         return True
 
     def _survive_master(self) -> None:
@@ -137,6 +140,7 @@ class Orders:
                 _shut(listener)
         assert self.drain_by is not None
         time.sleep(max(0.0, self.drain_by - time.monotonic()) + OVERTIME)
+        self._logs.write()
         os._exit(1)
 
 

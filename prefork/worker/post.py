@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prefork.config.schema import Log, Master, Pool
+from prefork.log import Outlets
 from prefork.scoreboard import Board
 from prefork.system.privileges import Account
 
@@ -29,7 +30,7 @@ class Post:
         contexts: the certificates of those that speak TLS, by their descriptors.
         channel: the worker's end of the channel to the master.
         stacks: a descriptor for the stacks of its threads.
-        log_descriptor: where the log goes.
+        outlets: where the logs go.
 
     """
 
@@ -46,7 +47,12 @@ class Post:
     contexts: Mapping[int, ssl.SSLContext]
     channel: socket.socket
     stacks: int
-    log_descriptor: int
+    outlets: Outlets
+
+    @property
+    def files(self) -> tuple[str, str]:
+        """Return the names of the log and of the access log."""
+        return self.log.file, self.log.access
 
     def title(self, state: str) -> str:
         """Return what the process list shows."""

@@ -15,6 +15,7 @@ from prefork.handlers.context import Worker
 from prefork.handlers.wsgi import WsgiApp
 from prefork.scoreboard import Board, Row, Snapshot
 from prefork.units import TcpAddress
+from prefork.worker.access import AccessLog
 from prefork.worker.evented import Loop
 
 LONG = 10.0
@@ -71,9 +72,11 @@ class Site:
         unix: str = "",
         http: Http | None = None,
         context: ssl.SSLContext | None = None,
+        access: AccessLog | None = None,
         **options: Any,
     ) -> None:
         options.setdefault("listen", (Listen(address=TcpAddress("127.0.0.1", 0)),))
+        self.has_access_log = access is not None
         self.pool = Pool(name="web", wsgi="a:b", http=http or Http(), **options)
         self.board = Board(2, self.pool.threads)
         self.board.watch(True)
@@ -84,7 +87,9 @@ class Site:
         self.address = self.listener.getsockname()
         worker = Worker("web", 0, 1, self.row)
         contexts = {self.listener.fileno(): context} if context else {}
-        self.loop = Loop(worker, self.row, self.orders, [self.listener], application, self.pool, contexts)  # type: ignore[arg-type]
+        self.loop = Loop(
+            worker, self.row, self.orders, [self.listener], application, self.pool, access, contexts
+        )  # type: ignore[arg-type]
         self.thread = threading.Thread(target=self.loop.run)
 
     @staticmethod
@@ -104,7 +109,8 @@ class Site:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.thread.is_alive() and self.orders.drain_by is None:
-            self.orders.drain(grace=0.0)
+            # A thread that has just answered must be heard before its line can be expected.
+            self.orders.drain(grace=LONG if self.has_access_log else 0.0)
         self.thread.join(LONG)
         assert not self.thread.is_alive(), "the loop does not end"
         self.orders.close()

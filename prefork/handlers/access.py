@@ -1,0 +1,474 @@
+r"""One line of the access log per request, made so that it can be read back whatever a client has sent. Pure.
+
+In text a value never contains what ends it: ``"``, ``\``, the first character of what the template puts behind it, and
+all that is not printable ASCII appear as ``\xHH``, a byte each, as nginx writes them. A value that is missing is ``-``
+(``\-`` before a hyphen); one that is a hyphen is ``\x2D``. In JSON a value is a string of the bytes' characters in ISO 8859-1, or null. What is too
+long for the destination is cut, and then ends with ``\...`` or ``…``, which no whole value can.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from typing import Any, Final, NamedTuple
+
+from prefork.config.access import JSON, TEMPLATES, parse_template
+from prefork.protocols.http1 import Head, RequestLine
+
+# How many escaped values are kept, and the longest: clients repeat them, as they do whole lines.
+TABLE_SIZE: Final = 2048
+TABLE_VALUE_SIZE: Final = 512
+# Room for a figure, when a line's length is bounded: 2**64 has 20 digits.
+FIGURE_SIZE: Final = 30
+LEAST_VALUE_SIZE: Final = 16
+# What the JSON object takes at most beside its texts of any length, and how many of those there are: target, referer,
+# agent and host. Where the request line was not understood it may be three texts, but then there are no others.
+JSON_SIZE: Final = 1024
+JSON_TEXTS: Final = 4
+# How much is shown of what is no request line.
+RAW_SIZE: Final = 2048
+SAFE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+REQUEST_ID: Final = "HTTP_X_REQUEST_ID"
+# 499 is nginx's: there is no standard status for a client that did not wait for its answer.
+CLIENT_LEFT: Final = 499
+
+
+class RawLine:
+    """What came in place of a request line and was refused, the beginning of it: taken apart as far as it is one."""
+
+    __slots__ = ("method", "path", "protocol", "query", "target", "text")
+
+    def __init__(self, data: bytes) -> None:
+        first, _, _ = data.lstrip(b"\r\n")[:RAW_SIZE].partition(b"\n")
+        self.text = first.removesuffix(b"\r").decode("latin-1")
+        parts = self.text.split(" ")
+        self.method, self.target, self.protocol = parts if len(parts) == 3 else ("", "", "")
+        self.path, _, self.query = self.target.partition("?")
+
+
+class RawHead:
+    """What came in place of a request's head."""
+
+    __slots__ = ("fields", "line", "size")
+
+    def __init__(self, data: bytes) -> None:
+        self.line = RawLine(data)
+        self.fields: dict[str, str] = {}
+        self.size = len(data)
+
+
+NOTHING: Final = RawHead(b"")
+Line = RequestLine | RawLine
+
+
+class Entry:
+    """What is known of the request that a connection is about; filled in on its way by whoever serves it.
+
+    Attributes:
+        client, port: the client's, empty on a Unix socket.
+        head: the request's.
+        status: the answer's.
+        head_size: bytes of the answer's head.
+        sent: bytes of the answer, head included, that were sent.
+        received: bytes of the request's body, as they came.
+        since: when its first byte came, on the monotonic clock; 0 between requests.
+        done: when its answer was done.
+        waited: seconds for which it waited for a thread.
+
+    """
+
+    __slots__ = (
+        "client",
+        "done",
+        "head",
+        "head_size",
+        "port",
+        "received",
+        "sent",
+        "since",
+        "status",
+        "waited",
+    )
+
+    def __init__(self, client: str, port: str) -> None:
+        self.client = client
+        self.port = port
+        self.head: Head | RawHead = NOTHING
+        self.status = 0
+        self.head_size = 0
+        self.sent = 0
+        self.received = 0
+        self.since = 0.0
+        self.done = 0.0
+        self.waited = 0.0
+
+
+class Server(NamedTuple):
+    """Who serves: the same in every line of a worker."""
+
+    pool: str
+    slot: int
+    generation: int
+    pid: int
+
+
+class Clock:
+    """The time of day for log lines; its text is made once a second.
+
+    Args:
+        monotonic, wall: the present moment on both clocks.
+
+    Attributes:
+        text: the second as in the common log format.
+        until: when ``tell`` has to be called next, on the monotonic clock.
+
+    """
+
+    __slots__ = ("_iso", "_second", "_start", "text", "until")
+    text: str
+    until: float
+
+    def __init__(self, monotonic: float, wall: float) -> None:
+        self.tell(monotonic, wall)
+
+    def tell(self, monotonic: float, wall: float) -> None:
+        """Take over the time of day, which may have been set."""
+        second = math.floor(wall)
+        moment = time.gmtime(second)
+        self._second = second
+        self._start = monotonic - (wall - second)
+        self.until = self._start + 1.0
+        # Not strftime: the names of months must not follow a locale that the application sets.
+        month = MONTHS[moment.tm_mon - 1]
+        clock = f"{moment.tm_hour:02}:{moment.tm_min:02}:{moment.tm_sec:02}"
+        self.text = f"{moment.tm_mday:02}/{month}/{moment.tm_year:04}:{clock} +0000"
+        self._iso = f"{moment.tm_year:04}-{moment.tm_mon:02}-{moment.tm_mday:02}T{clock}"
+
+    def iso(self, monotonic: float) -> str:
+        """Return a moment of this second as in ISO 8601, with milliseconds."""
+        return f"{self._iso}{FRACTIONS[int((monotonic - self._start) * 1000) % 1000]}Z"
+
+    def unix(self, monotonic: float) -> str:
+        """Return a moment of this second in seconds since 1970."""
+        return f"{self._second}{FRACTIONS[int((monotonic - self._start) * 1000) % 1000]}"
+
+
+FRACTIONS: Final = tuple(f".{number:03d}" for number in range(1000))
+MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+Getter = Callable[[Entry], Any]
+Format = Callable[[Entry], str]
+Escape = Callable[[str], str]
+
+
+class Escaped(dict[Any, str]):
+    """Values as they are written, found again under what they are made of.
+
+    Args:
+        read: gives the value of a key; None or empty if it has none.
+        escape: gives what is written for a value.
+        missing: what is written for none.
+
+    """
+
+    def __init__(self, read: Callable[[Any], str | None], escape: Escape, missing: str) -> None:
+        super().__init__()
+        self._read = read
+        self._escape = escape
+        self._missing = missing
+
+    def __missing__(self, key: Any) -> str:
+        value = self._read(key) if key is not None else None
+        written = self._missing if value is None else self._escape(value)
+        size = len(key) if isinstance(key, str) else 0
+        if max(size, len(written)) <= TABLE_VALUE_SIZE:
+            if len(self) >= TABLE_SIZE:
+                self.clear()
+            self[key] = written
+        return written
+
+
+def compile_format(text: str, server: Server, clock: Clock, longest: int | None = None) -> Format:
+    """Return a function that makes an entry's line, with its end.
+
+    Args:
+        text: the value of ``access_format``.
+        server: who serves.
+        clock: tells the time of day.
+        longest: how many bytes the line may have at most, for which each value gets its share; None: any number.
+
+    """
+    if text == JSON:
+        return _json(server, clock, None if longest is None else (longest - JSON_SIZE) // JSON_TEXTS)
+    pieces = parse_template(TEMPLATES.get(text, text))
+    room = None if longest is None else _room(pieces, longest)
+    if text in TEMPLATES:
+        return (_common if text == "common" else _combined)(clock, room)
+    return _compile(pieces, server, clock, room)
+
+
+def wants_id(text: str) -> bool:
+    """Return whether a format shows the request's id."""
+    return text == JSON or "request_id" in parse_template(TEMPLATES.get(text, text))[1::2]
+
+
+class Ids:
+    """Gives requests an id each, unless they bring a safe one."""
+
+    def __init__(self) -> None:
+        self._prefix = os.urandom(8).hex()
+        self._numbers = count(1)
+
+    def identify(self, head: Head) -> None:
+        """See to it that a request has a safe X-Request-ID; its fields may be shared, so they are copied for that."""
+        given = head.fields.get(REQUEST_ID)
+        if given is None or not SAFE_ID.fullmatch(given):
+            head.fields = {**head.fields, REQUEST_ID: f"{self._prefix}-{next(self._numbers):x}"}
+
+
+# The formats that nearly everybody uses are written out: a call per field would cost thrice as much. A test holds the
+# first two against their templates.
+
+
+def _common(clock: Clock, room: int | None) -> Format:
+    clients, users, requests, _ = _tables(room)
+
+    def make(entry: Entry) -> str:
+        head = entry.head
+        size = entry.sent - entry.head_size
+        return (
+            f"{clients[entry.client]} - {users[head.fields.get('HTTP_AUTHORIZATION')]} [{clock.text}]"
+            f' "{requests[head.line]}" {entry.status} {max(0, size)}\n'
+        )
+
+    return make
+
+
+def _combined(clock: Clock, room: int | None) -> Format:
+    clients, users, requests, values = _tables(room)
+
+    def make(entry: Entry) -> str:
+        head = entry.head
+        fields = head.fields.get
+        size = entry.sent - entry.head_size
+        return (
+            f"{clients[entry.client]} - {users[fields('HTTP_AUTHORIZATION')]} [{clock.text}]"
+            f' "{requests[head.line]}" {entry.status} {max(0, size)}'
+            f' "{values[fields("HTTP_REFERER")]}" "{values[fields("HTTP_USER_AGENT")]}"\n'
+        )
+
+    return make
+
+
+def _tables(room: int | None) -> tuple[Escaped, Escaped, Escaped, Escaped]:
+    quoted, unquoted = _text_escape('"', room), _text_escape(" ", room)
+    return (
+        Escaped(_or_none, unquoted, "-"),
+        Escaped(_user, unquoted, "-"),
+        Escaped(_request, quoted, "-"),
+        Escaped(_itself, quoted, "-"),
+    )
+
+
+def _json(server: Server, clock: Clock, room: int | None) -> Format:
+    escape = _json_escape(room)
+    clients, values = Escaped(_or_none, escape, "null"), Escaped(_itself, escape, "null")
+    lines = Escaped(partial(_json_line, escape), _itself, "null")
+    who = (
+        f'"pool":"{server.pool}","slot":{server.slot},"generation":{server.generation},"pid":{server.pid}}}\n'
+    )
+
+    def make(entry: Entry) -> str:
+        head = entry.head
+        fields = head.fields.get
+        request_id = fields(REQUEST_ID)  # hardly ever the same again, so not looked for in a table
+        shown = "null" if request_id is None else escape(request_id)
+        return (
+            f'{{"time":"{clock.iso(entry.done)}","client":{clients[entry.client]},{lines[head.line]},'
+            f'"status":{entry.status},"bytes":{max(0, entry.sent - entry.head_size)},"sent":{entry.sent},'
+            f'"received":{entry.received + head.size},"referer":{values[fields("HTTP_REFERER")]},'
+            f'"agent":{values[fields("HTTP_USER_AGENT")]},"host":{values[fields("HTTP_HOST")]},'
+            f'"microseconds":{int((entry.done - entry.since) * 1e6)},"waited":{int(entry.waited * 1e6)},'
+            f'"request_id":{shown},{who}'
+        )
+
+    return make
+
+
+def _json_line(escape: Escape, line: Line) -> str:
+    found = {"method": line.method, "target": line.target, "protocol": line.protocol}
+    return ",".join(f'"{key}":{escape(value) if value else "null"}' for key, value in found.items())
+
+
+# All others: a getter per field.
+
+
+def _compile(pieces: tuple[str, ...], server: Server, clock: Clock, room: int | None) -> Format:
+    constants = _constants(server)
+    getters: list[Getter] = []
+    form = _literal(pieces[0])
+    for name, after in zip(pieces[1::2], pieces[2::2], strict=True):
+        if name in constants:
+            form += _literal(constants[name])
+        else:
+            form += "%s"
+            getters.append(_getter(name, clock, after[:1], room))
+        form += _literal(after)
+    form += "\n"
+    return lambda entry: form % tuple([getter(entry) for getter in getters])
+
+
+def _literal(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+def _constants(server: Server) -> dict[str, str]:
+    return {
+        "worker": f"{server.pool}/{server.slot}",
+        "pool": server.pool,
+        "slot": str(server.slot),
+        "generation": str(server.generation),
+        "pid": str(server.pid),
+    }
+
+
+def _room(pieces: tuple[str, ...], longest: int) -> int:
+    """Return how many characters each text may have at most."""
+    names = pieces[1::2]
+    texts = sum(name not in FIGURES and name not in MOMENTS for name in names)
+    used = sum(len(piece.encode()) for piece in pieces[::2]) + FIGURE_SIZE * (len(names) - texts + 1)
+    return max(LEAST_VALUE_SIZE, (longest - used) // max(1, texts))
+
+
+def _getter(name: str, clock: Clock, stop: str, room: int | None) -> Getter:
+    if name in FIGURES:
+        return FIGURES[name]
+    if name in MOMENTS:
+        return MOMENTS[name](clock)
+    escape, missing = _text_escape(stop, room), "\\-" if stop == "-" else "-"
+    if name in LINES:
+        lines = Escaped(LINES[name], escape, missing)
+        return lambda entry: lines[entry.head.line]
+    if name in ("client", "client_port"):
+        values = Escaped(_or_none, escape, missing)
+        return (lambda entry: values[entry.client]) if name == "client" else lambda entry: values[entry.port]
+    key = FIELD_KEYS.get(name) or _key(name.removeprefix("header."))
+    values = Escaped(_user if name == "user" else _itself, escape, missing)
+    if name == "request_id":  # as above
+        return lambda entry: escape(entry.head.fields[key]) if key in entry.head.fields else missing
+    return lambda entry: values[entry.head.fields.get(key)]
+
+
+def _key(name: str) -> str:
+    key = name.upper().replace("-", "_")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+
+
+def _user(authorization: str) -> str | None:
+    """Return the name in a field Authorization, if it is of the scheme Basic (RFC 7617)."""
+    scheme, _, credentials = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        name, colon, _ = base64.b64decode(credentials.strip(), validate=True).partition(b":")
+    except (binascii.Error, ValueError):
+        return None
+    return name.decode("latin-1") if colon else None
+
+
+def _request(line: Line) -> str | None:
+    if isinstance(line, RawLine):
+        return line.text or None
+    return f"{line.method} {line.target} {line.protocol}"
+
+
+def _itself(value: str) -> str:
+    return value
+
+
+def _or_none(value: str) -> str | None:
+    return value or None
+
+
+def _text_escape(stop: str, room: int | None) -> Escape:
+    """Return what makes a value one that ``stop`` ends, and no longer than ``room``."""
+    unsafe = re.compile(r"[^ !#-\[\]-~]" + (f"|{re.escape(stop)}" if stop else ""))
+
+    def escape(value: str) -> str:
+        if value == "-":
+            return "\\x2D"
+        written = unsafe.sub(_hexadecimal, value)
+        if room is None or len(written) <= room:
+            return written
+        return (
+            unsafe.sub(_hexadecimal, _cut(value, room - 4, lambda sign: 4 if unsafe.match(sign) else 1))
+            + "\\..."
+        )
+
+    return escape
+
+
+def _hexadecimal(found: re.Match[str]) -> str:
+    return f"\\x{ord(found[0]):02X}"
+
+
+def _json_escape(room: int | None) -> Escape:
+    def escape(value: str) -> str:
+        written = json.dumps(value)
+        if room is None or len(written) <= room:
+            return written
+        return json.dumps(_cut(value, room - 8, lambda sign: len(json.dumps(sign)) - 2) + "…")
+
+    return escape
+
+
+def _cut(value: str, room: int, size: Callable[[str], int]) -> str:
+    """Return as much of the beginning of a value as has room when written."""
+    for number, sign in enumerate(value):
+        room -= size(sign)
+        if room < 0:
+            return value[:number]
+    return value
+
+
+def _microseconds(entry: Entry) -> int:
+    return max(0, int((entry.done - entry.since) * 1e6))
+
+
+FIGURES: Final[dict[str, Getter]] = {
+    "status": lambda entry: entry.status,
+    "bytes": lambda entry: max(0, entry.sent - entry.head_size),
+    "sent": lambda entry: entry.sent,
+    "received": lambda entry: entry.received + entry.head.size,
+    "microseconds": _microseconds,
+    "seconds": lambda entry: f"{_microseconds(entry) / 1e6:.6f}",
+    "waited": lambda entry: int(entry.waited * 1e6),
+}
+MOMENTS: Final[dict[str, Callable[[Clock], Getter]]] = {
+    "time": lambda clock: lambda _entry: clock.text,
+    "iso_time": lambda clock: lambda entry: clock.iso(entry.done),
+    "unix_time": lambda clock: lambda entry: clock.unix(entry.done),
+}
+LINES: Final[dict[str, Callable[[Line], str | None]]] = {
+    "request": _request,
+    "method": lambda line: line.method or None,
+    "target": lambda line: line.target or None,
+    "path": lambda line: line.path or None,
+    "query": lambda line: line.query,
+    "protocol": lambda line: line.protocol or None,
+}
+FIELD_KEYS: Final = {
+    "referer": "HTTP_REFERER",
+    "agent": "HTTP_USER_AGENT",
+    "host": "HTTP_HOST",
+    "user": "HTTP_AUTHORIZATION",
+    "request_id": REQUEST_ID,
+}
