@@ -8,6 +8,7 @@ from typing import Any, cast
 from prefork.control.messages import Request
 from prefork.master.requests import Requests
 from prefork.supervisor.worker import State
+from prefork.worker import channel
 
 
 class Child:
@@ -30,7 +31,10 @@ class Charge(SimpleNamespace):
 def ask_stacks(state: State) -> tuple[Any, list[dict[str, Any]]]:
     """Ask for the stacks of a worker that has shown some; return it and the results."""
     name = SimpleNamespace(name="web/0")
-    charge = Charge(birth=7, generation=1, identity=name, child=Child(), stacks=bytearray(b"there"))
+    ours, theirs = channel.pair()
+    charge = Charge(
+        birth=7, generation=1, identity=name, child=Child(), channel=ours, stacks=bytearray(b"there")
+    )
     keeper = SimpleNamespace(lives={7: SimpleNamespace(state=state)})
     results: list[dict[str, Any]] = []
 
@@ -48,6 +52,8 @@ def ask_stacks(state: State) -> tuple[Any, list[dict[str, Any]]]:
     requests.handle(
         Request(1, "stacks", {"worker": None}), cast(Any, SimpleNamespace(result=results.append, error=print))
     )
+    ours.close()
+    theirs.close()
     return charge, results
 
 
