@@ -184,7 +184,7 @@ class TlsConnection(Connection):
 
     """
 
-    __slots__ = ()
+    __slots__ = ("_on_the_way",)
     first_phase = Phase.HANDSHAKING
     sock: TlsSocket
 
@@ -198,6 +198,7 @@ class TlsConnection(Connection):
         context: ssl.SSLContext,
     ) -> None:
         super().__init__(TlsSocket(sock, context), host, port, common, door)
+        self._on_the_way = 0  # bytes of an answer that are encrypted, and not all sent
 
     @property
     def is_idle(self) -> bool:
@@ -231,8 +232,9 @@ class TlsConnection(Connection):
         sock, left = self.sock, TURN_SIZE
         try:
             while sock.push() and left > 0:
+                self._count_sent()
                 if self._outbox:
-                    sock.encrypt(take(self._outbox, CHUNK))
+                    self._encrypt(take(self._outbox, CHUNK))
                 elif self._file is not None:
                     self._encrypt_file(self._file)
                 else:
@@ -247,6 +249,16 @@ class TlsConnection(Connection):
         """Return True: before it closes its end, a client says goodbye by a close_notify, and is to hear ours."""
         return True
 
+    def _encrypt(self, data: bytes | memoryview) -> None:
+        self._on_the_way += len(data)
+        self.sock.encrypt(data)
+
+    def _count_sent(self) -> None:
+        """Tell the access log of the answer's bytes, not of what they have become by encryption."""
+        if self.entry is not None:
+            self.entry.sent += self._on_the_way
+        self._on_the_way = 0
+
     def _encrypt_file(self, file: FileSpan) -> None:
         # sendfile(2) cannot encrypt.
         data = os.pread(file.descriptor, min(file.size, CHUNK), file.offset)
@@ -254,7 +266,7 @@ class TlsConnection(Connection):
             raise Cut
         left = file.size - len(data)
         self._file = FileSpan(file.descriptor, file.offset + len(data), left) if left else None
-        self.sock.encrypt(data)
+        self._encrypt(data)
 
 
 def take(outbox: list[bytes | memoryview], most: int) -> bytes | memoryview:

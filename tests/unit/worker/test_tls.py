@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import ssl
@@ -16,14 +17,18 @@ from typing import Any
 import pytest
 
 from prefork.config.schema import Http, Listen
+from prefork.handlers.access import Server
 from prefork.handlers.peer import Door
 from prefork.units import TcpAddress, UnixAddress
 from prefork.worker import evented, tls
+from prefork.worker.access import AccessLog
 from prefork.worker.tls import PLAIN_HTTP, TlsConnection, say_goodbye, shake_hands, take, wrap
+from tests.access_lines import read_line
 from tests.certificates import Authority
 from tests.unit.worker.serving import LONG, Site, read_all, read_answer, request
 
 Start = Callable[..., Callable[[bytes], object]]
+TEMPLATE = "{status} {sent} {bytes}"
 BOTH = pytest.mark.parametrize("threads", [1, 3])
 LARGE = bytes(range(256)) * 12000
 
@@ -464,3 +469,36 @@ def test_a_blocking_connection_says_goodbye_whether_or_not_its_client_does(conte
     plain.close()
     assert connection.recv(1) == b""
     connection.close()
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["list", "stream", "file"])
+def test_the_access_log_counts_an_answers_bytes_as_they_were_before_encryption(
+    threads: int, kind: str, context: ssl.SSLContext, secure: Callable[..., ssl.SSLSocket], tmp_path: Path
+) -> None:
+    (tmp_path / "content").write_bytes(LARGE)
+
+    def application(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        start("200 OK", [("Content-Length", str(len(LARGE)))])
+        if kind == "file":
+            file: Iterable[bytes] = environ["wsgi.file_wrapper"]((tmp_path / "content").open("rb"))
+            return file
+        return [LARGE] if kind == "list" else (LARGE[at : at + 9999] for at in range(0, len(LARGE), 9999))
+
+    descriptor = os.open(tmp_path / "access.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    log = AccessLog(TEMPLATE, Server("web", 0, 1, 4711), descriptor)
+    with Site(application, threads=threads, context=context, access=log) as site, secure(site) as client:
+        heads = []
+        for _ in range(2):
+            client.sendall(request())
+            head, body = read_answer(client)
+            assert body == LARGE
+            heads.append(head)
+        client.sendall(b"BAD\r\n\r\n")
+        refusal = client.recv(65536)
+    lines = (tmp_path / "access.log").read_text().splitlines()
+    first, second, refused = (read_line(line, TEMPLATE) for line in lines)
+    for entry, head in zip((first, second), heads, strict=True):
+        sizes = {"sent": str(len(head) + 4 + len(LARGE)), "bytes": str(len(LARGE))}
+        assert entry == {"status": "200", **sizes}
+    assert (refused["status"], refused["sent"]) == ("400", str(len(refusal)))
