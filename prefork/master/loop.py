@@ -45,6 +45,9 @@ SIGNALS = (
     signal.SIGCONT,
 )
 
+# A standstill that is shorter, in seconds, is none: SIGCONT also comes to who was not halted.
+WORTH_TELLING = 0.1
+
 
 class Loop:
     """The master's loop.
@@ -104,7 +107,7 @@ class Loop:
         ready = self._selector.select(wait)
         signals = self._signals.take()
         lost = self._clock.note_sleep(wait, halted=signal.SIGCONT in signals)
-        if lost:
+        if lost >= WORTH_TELLING:
             logger.info("the last %.1f s may have been a standstill: they bring no deadline nearer", lost)
         for number in signals:
             self._on_signal[number]()
