@@ -33,7 +33,6 @@ POOL_NAME = r"[A-Za-z0-9_-]{1,64}"
 class Unit(StrEnum):
     """How the value of an option is written."""
 
-    TEXT = "text"
     CHOICE = "choice"
     COUNT = "count"
     WORKERS = "workers"

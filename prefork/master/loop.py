@@ -31,20 +31,6 @@ from prefork.system.signals import SignalQueue
 from prefork.worker import channel
 from prefork.worker.channel import ProtocolError
 
-SIGNALS = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGHUP,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-    signal.SIGWINCH,
-    signal.SIGCHLD,
-    signal.SIGCONT,
-)
-
 # A standstill that is shorter, in seconds, is none: SIGCONT also comes to who was not halted.
 WORTH_TELLING = 0.1
 
@@ -64,12 +50,11 @@ class Loop:
         self._clock = server.clock
         self._supervisor = Supervisor(random.random)
         self._selector = selectors.DefaultSelector()
-        self._signals = SignalQueue(SIGNALS)
         self._requests = Requests(server, self._supervisor, self._feed, self._reload, self._later)
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_numbers = count()
         self._end: End | None = None
-        self._on_signal: dict[int, Callable[[], None]] = {
+        self._on_signal: dict[signal.Signals, Callable[[], None]] = {
             signal.SIGTERM: lambda: self._feed(events.Stop()),
             signal.SIGINT: lambda: self._feed(events.Stop(now=True)),
             signal.SIGQUIT: lambda: self._feed(events.Stop(now=True)),
@@ -82,6 +67,7 @@ class Loop:
             signal.SIGCHLD: self._see_to_children,
             signal.SIGCONT: lambda: None,
         }
+        self._signals = SignalQueue(self._on_signal)
 
     def run(self, config: Config) -> End:
         """Serve until the end and return how it came."""
@@ -184,9 +170,8 @@ class Loop:
     def _reload(self) -> None:
         """Read the configuration, open what it needs, and roll it out. Raises PreforkError, with nothing changed."""
         if self._supervisor.phase is Phase.STOPPING:
-            raise CommandError(
-                "the server is stopping"
-            )  # opening listeners now would let clients in for a reset
+            # Opening listeners now would let clients in for a reset.
+            raise CommandError("the server is stopping")
         config = self._read()
         change = compare(self._server.config, config)
         for key in change.fixed:

@@ -14,7 +14,7 @@ from setproctitle import setproctitle
 from prefork import log
 from prefork.config.listeners import all_keyed, keyed
 from prefork.config.schema import Config, Pool
-from prefork.errors import ConfigError, ListenError
+from prefork.errors import ConfigError, ListenError, PreforkError
 from prefork.log import Destination, Identity, Outlets, logger
 from prefork.master.charge import Charge
 from prefork.master.clock import SteadyClock
@@ -105,18 +105,15 @@ class Server:
         Raises ListenError, or ConfigError for users and groups that this machine does not have, and for certificates
         and keys that cannot be used.
         """
-        account = find_account(config.master.user, config.master.group)
-        check_accounts(config)
-        certificates = load_certificates(config)
-        self.judge(certificates)
-        outlets = log.open_outlets(config.log.file, config.log.access)
+        plan = draw_up(config)
         try:
+            self.judge(plan.certificates)
             self.open_listeners(config)
-        except ListenError:
-            outlets.close()
+        except PreforkError:
+            plan.outlets.close()
             raise
         self.withdraw()
-        self.next_plan = Plan(config, account, outlets, certificates)
+        self.next_plan = plan
 
     def judge(self, certificates: Certificates | None) -> None:
         """Log which certificates clients will refuse; raise ConfigError if one is to replace another.
@@ -260,6 +257,17 @@ class Server:
         settings = self.config.log
         own = Identity("master", os.getpid())
         return log.start(settings.level, settings.format, self.plan.outlets.log, own)
+
+
+def draw_up(config: Config) -> Plan:
+    """Return a configuration with all that has to be looked up and opened for it beside the listeners.
+
+    Raises ConfigError for accounts, certificates and keys that cannot be used, ListenError for a log that cannot.
+    """
+    check_accounts(config)
+    account = find_account(config.master.user, config.master.group)
+    certificates = load_certificates(config)
+    return Plan(config, account, log.open_outlets(config.log.file, config.log.access), certificates)
 
 
 def load_certificates(config: Config) -> Certificates | None:

@@ -6,18 +6,15 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from prefork import log
 from prefork.config.schema import Config
 from prefork.errors import BootError
 from prefork.log import logger
-from prefork.master.listeners import check_accounts
 from prefork.master.loop import Loop
 from prefork.master.pidfile import PidFile
-from prefork.master.server import Plan, Server, load_certificates
+from prefork.master.server import Server, draw_up
 from prefork.supervisor.actions import End
 from prefork.system import process
 from prefork.system.cpus import usable_cpus
-from prefork.system.privileges import find_account
 
 # A guard shuts the listeners of a dead master after 0.75 s, whatever its workers do.
 ORPHANS_TIME = 3.0
@@ -37,11 +34,7 @@ def run(read: Callable[[], Config], source: str) -> int:
     """
     process.open_standard_streams()
     config = read()
-    check_accounts(config)
-    account = find_account(config.master.user, config.master.group)
-    certificates = load_certificates(config)
-    plan = Plan(config, account, log.open_outlets(config.log.file, config.log.access), certificates)
-    server = Server(plan)
+    server = Server(draw_up(config))
     with ExitStack() as stack:
         end = _serve(server, read, stack, source)
     if end.reason is not None:
