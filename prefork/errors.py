@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class PreforkError(Exception):
@@ -32,8 +32,7 @@ class UsageError(PreforkError):
     exit_code = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing wrong with a configuration: ``message`` says where, found and expected; ``hint`` what to write."""
 
     message: str

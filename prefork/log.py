@@ -15,9 +15,10 @@ import os
 import re
 import select
 import stat
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+import msgspec
 
 from prefork.errors import ListenError
 
@@ -30,8 +31,7 @@ STDOUT, STDERR = 1, 2
 PATIENCE = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """Whom a record is about: ``master``, or a worker's ``pool/slot`` with its generation."""
 
     name: str
@@ -140,8 +140,7 @@ def open_file(path: str) -> int:
         raise ListenError(f"cannot open the log file {path}: {error.strerror}") from error
 
 
-@dataclass(frozen=True, slots=True)
-class Outlets:
+class Outlets(msgspec.Struct, frozen=True):
     """The descriptors that a server's records are written to; ``access`` is None if there is no access log."""
 
     log: int

@@ -17,8 +17,9 @@ from __future__ import annotations
 import heapq
 import mmap
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
+
+import msgspec
 
 WORD = 8
 HEADER_WORDS = 8
@@ -47,8 +48,7 @@ class State(IntEnum):
     DRAINING = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """What one thread is doing: its text (``GET /path``, or the peer), since when, and its deadline (0: none)."""
 
     what: str
@@ -56,8 +56,7 @@ class Request:
     deadline: float
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True):
     """One row, read whole: the worker's figures, and the requests it is busy with.
 
     ``since`` and ``deadline`` are those of the event loop's present turn; ``deadline`` is 0 while it waits.

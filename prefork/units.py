@@ -6,8 +6,9 @@ import ipaddress
 import json
 import math
 import re
-from dataclasses import dataclass
 from fractions import Fraction
+
+import msgspec
 
 # sizeof(sockaddr_un.sun_path) is 108 on Linux, its last byte the terminating NUL: unix(7).
 UNIX_PATH_LIMIT = 107
@@ -45,8 +46,7 @@ class UnitError(ValueError):
         super().__init__(f"expected {expected}, found {self.found}")
 
 
-@dataclass(frozen=True, slots=True)
-class TcpAddress:
+class TcpAddress(msgspec.Struct, frozen=True):
     """An IP address, IPv4 or IPv6, and a port; port 0 lets the kernel choose one."""
 
     host: str
@@ -56,8 +56,7 @@ class TcpAddress:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class UnixAddress:
+class UnixAddress(msgspec.Struct, frozen=True):
     """The path of a Unix socket."""
 
     path: str
@@ -69,8 +68,7 @@ class UnixAddress:
 Address = TcpAddress | UnixAddress
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(msgspec.Struct, frozen=True):
     """A fixed number, or a percentage of a total that is known later."""
 
     number: int = 0

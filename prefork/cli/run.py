@@ -6,7 +6,8 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from prefork.config.load import load
 from prefork.config.schema import Config, json_schema
@@ -18,8 +19,7 @@ MASTER_TABLE = re.compile(rb"^[ \t]*\[[ \t]*master[ \t]*\].*?(?=^[ \t]*\[|\Z)", 
 ANY_POOL = b'\n[pool.any]\nlisten = ["127.0.0.1:1"]\nhandler = "any:any"\n'
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """A TOML file together with what the command line and the environment said when the command was started.
 
     A reload reads the file again much later; what was relative to the working directory stays relative to that one.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from prefork.config.schema import Config
 
@@ -10,8 +10,7 @@ from prefork.config.schema import Config
 FIXED = ("name", "control", "pid_file")
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """What differs between two configurations.
 
     Attributes:
@@ -24,7 +23,7 @@ class Change:
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = msgspec.field(default_factory=dict)
     fixed: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from prefork.config.lines import Path, Place, find_places
 from prefork.errors import ConfigError, Problem
@@ -20,8 +21,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _LAST = 10**9
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(msgspec.Struct, frozen=True):
     """A plain value from outside of the file; ``raw`` is how it was written, for options whose value is text."""
 
     value: Any

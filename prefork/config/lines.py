@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass
+
+import msgspec
 
 Path = tuple[str | int, ...]
 
@@ -25,8 +26,7 @@ _STRINGS = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """A line, from 1, and how a plain value (number, date, boolean) is written there."""
 
     line: int

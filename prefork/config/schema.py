@@ -8,7 +8,6 @@ that depends on something else is told in words (``otherwise``).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 from functools import cache
@@ -83,8 +82,7 @@ def optional_clock(description: str) -> Meta:
     return option(Unit.DURATION, description, ge=0.0, le=YEAR)
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(msgspec.Struct, frozen=True):
     """A declared option: its key, its type when written, with its limits, what ``option()`` was told, its default."""
 
     name: str
@@ -115,7 +113,7 @@ class Option:
     def written_default(self) -> str:
         """Return the default as TOML, or nothing if it is told in words or empty."""
         default = self.default
-        if default in (None, (), {}) or isinstance(default, msgspec.Struct | type(msgspec.NODEFAULT)):
+        if default in (None, (), {}, msgspec.NODEFAULT) or self.unit is Unit.TABLE:
             return ""
         if isinstance(default, float) and default.is_integer():
             return str(int(default))

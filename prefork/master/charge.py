@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from dataclasses import dataclass, field
+
+import msgspec
 
 from prefork.config.schema import Pool
 from prefork.log import Identity
@@ -18,8 +19,7 @@ MAX_STACKS = 262144
 READ_SIZE = 65536
 
 
-@dataclass(slots=True)
-class Charge:
+class Charge(msgspec.Struct):
     """One worker.
 
     Attributes:
@@ -42,8 +42,8 @@ class Charge:
     row: int
     stacks_read: int
     files: tuple[str, str]
-    stacks: bytearray = field(default_factory=bytearray)
-    born: float = field(default_factory=time.monotonic)
+    stacks: bytearray = msgspec.field(default_factory=bytearray)
+    born: float = msgspec.field(default_factory=time.monotonic)
     peak_memory: int = 0
 
     @property

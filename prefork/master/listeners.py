@@ -13,7 +13,8 @@ import stat
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+
+import msgspec
 
 from prefork.config.listeners import Key
 from prefork.config.schema import Config, Listen
@@ -30,8 +31,7 @@ ORPHANS_PAUSE = 0.02
 UNCHANGED = -1
 
 
-@dataclass(slots=True)
-class Listener:
+class Listener(msgspec.Struct):
     """A bound, listening socket; for a Unix socket also the identity of its file."""
 
     listen: Listen

@@ -6,9 +6,9 @@ import os
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import msgspec
 from setproctitle import setproctitle
 
 from prefork import log
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 ROWS = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """A configuration with all that was looked up and opened for it.
 
     Attributes:
@@ -57,11 +56,10 @@ class Plan:
 
     def outlets_of(self, pool: Pool) -> Outlets:
         """Return where the workers of a pool write to: requests are known to some kinds only."""
-        return self.outlets if pool.kind == "wsgi" else replace(self.outlets, access=None)
+        return self.outlets if pool.kind == "wsgi" else msgspec.structs.replace(self.outlets, access=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Death:
+class Death(msgspec.Struct, frozen=True):
     """How a pool's latest unexpected death came about; ``at`` is on the monotonic clock."""
 
     identity: Identity
@@ -174,7 +172,7 @@ class Server:
 
     @staticmethod
     def _reopened(plan: Plan) -> Plan:
-        return replace(plan, outlets=log.open_outlets(*plan.files))
+        return msgspec.structs.replace(plan, outlets=log.open_outlets(*plan.files))
 
     def plan_for(self, generation: int) -> Plan:
         """Return the plan that workers of a generation are made by."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from prefork.config.listeners import Key
 from prefork.config.schema import Config, Pool
 from prefork.supervisor.events import Clock, Exit
 
 
-@dataclass(frozen=True, slots=True)
-class Spawn:
+class Spawn(msgspec.Struct, frozen=True):
     """Fork a worker. Answered by Spawned or SpawnFailed before the next action is performed."""
 
     birth: int
@@ -19,8 +18,7 @@ class Spawn:
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Drain:
+class Drain(msgspec.Struct, frozen=True):
     """Tell a worker to leave the queue (emptied first, if nobody comes after it), finish, and exit."""
 
     birth: int
@@ -28,36 +26,31 @@ class Drain:
     empty_queue: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Terminate:
+class Terminate(msgspec.Struct, frozen=True):
     """Send SIGTERM to a worker that cannot be talked to; it means drain."""
 
     birth: int
 
 
-@dataclass(frozen=True, slots=True)
-class Leave:
+class Leave(msgspec.Struct, frozen=True):
     """Tell a worker to exit at once."""
 
     birth: int
 
 
-@dataclass(frozen=True, slots=True)
-class DumpStacks:
+class DumpStacks(msgspec.Struct, frozen=True):
     """Have a worker write the stacks of all its threads. Pieces are answered by StacksRead."""
 
     birth: int
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
+class Kill(msgspec.Struct, frozen=True):
     """Send SIGKILL to a worker."""
 
     birth: int
 
 
-@dataclass(frozen=True, slots=True)
-class Strike:
+class Strike(msgspec.Struct, frozen=True):
     """Log that a worker's clock has struck, with both sides of the broken limit."""
 
     birth: int
@@ -67,8 +60,7 @@ class Strike:
     what: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Bury:
+class Bury(msgspec.Struct, frozen=True):
     """Write the record of a worker's end. ``expected`` if it had been told to go and went as told."""
 
     birth: int
@@ -77,42 +69,36 @@ class Bury:
     expected: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(msgspec.Struct, frozen=True):
     """Read the scoreboard. Answered by Looked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
+class Watch(msgspec.Struct, frozen=True):
     """Let workers know whether somebody looks at the scoreboard by itself, or has to be woken."""
 
     on: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ShutDoors:
+class ShutDoors(msgspec.Struct, frozen=True):
     """Let no new client into the queues of these listeners; who waits there already is still served."""
 
     addresses: frozenset[Key]
 
 
-@dataclass(frozen=True, slots=True)
-class KeepListeners:
+class KeepListeners(msgspec.Struct, frozen=True):
     """Close all listeners but these."""
 
     addresses: frozenset[Key]
 
 
-@dataclass(frozen=True, slots=True)
-class Adopt:
+class Adopt(msgspec.Struct, frozen=True):
     """From now on this configuration counts."""
 
     config: Config
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class EndRollout:
+class EndRollout(msgspec.Struct, frozen=True):
     """Tell whoever waits how the rollout of a generation went; ``reason`` is None if it went well."""
 
     generation: int
@@ -120,16 +106,14 @@ class EndRollout:
     traceback: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Tell:
+class Tell(msgspec.Struct, frozen=True):
     """Log a line about a pool or the server, and show it to whoever waits for a reload or a stop."""
 
     level: str
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(msgspec.Struct, frozen=True):
     """The server is over. ``reason`` is given where it could not start."""
 
     code: int

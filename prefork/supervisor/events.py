@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from prefork.config.schema import Config
 
@@ -17,8 +18,7 @@ class Clock(Enum):
     GRACEFUL = "graceful_timeout"
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(msgspec.Struct, frozen=True):
     """How a process ended: its exit code, or the name of the signal, and whether the kernel's OOM killer struck."""
 
     code: int | None = None
@@ -26,8 +26,7 @@ class Exit:
     oom: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Pulse:
+class Pulse(msgspec.Struct, frozen=True):
     """An armed deadline as the scoreboard shows it: which clock, by when, and for what (``GET /report``)."""
 
     birth: int
@@ -40,42 +39,36 @@ class Pulse:
 # What people ask for.
 
 
-@dataclass(frozen=True, slots=True)
-class Boot:
+class Boot(msgspec.Struct, frozen=True):
     """The server starts with this configuration; its listeners are bound."""
 
     config: Config
 
 
-@dataclass(frozen=True, slots=True)
-class Reload:
+class Reload(msgspec.Struct, frozen=True):
     """A new configuration is to replace the present one; the listeners it adds are bound."""
 
     config: Config
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
+class Scale(msgspec.Struct, frozen=True):
     """A pool is to have this many workers."""
 
     pool: str
     workers: int
 
 
-@dataclass(frozen=True, slots=True)
-class Shift:
+class Shift(msgspec.Struct, frozen=True):
     """The first pool of the file is to have so many workers more, or fewer."""
 
     by: int
 
 
-@dataclass(frozen=True, slots=True)
-class Rest:
+class Rest(msgspec.Struct, frozen=True):
     """All workers are to drain, the master stays; a reload brings them back."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(msgspec.Struct, frozen=True):
     """The server is to end: gracefully, or now. A second one means now."""
 
     now: bool = False
@@ -84,31 +77,27 @@ class Stop:
 # What processes do.
 
 
-@dataclass(frozen=True, slots=True)
-class Spawned:
+class Spawned(msgspec.Struct, frozen=True):
     """The worker exists."""
 
     birth: int
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class SpawnFailed:
+class SpawnFailed(msgspec.Struct, frozen=True):
     """The operating system would not make the worker."""
 
     birth: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(msgspec.Struct, frozen=True):
     """The worker has loaded its handler and accepts."""
 
     birth: int
 
 
-@dataclass(frozen=True, slots=True)
-class BootFailed:
+class BootFailed(msgspec.Struct, frozen=True):
     """The worker cannot load its handler, and is about to exit."""
 
     birth: int
@@ -116,63 +105,54 @@ class BootFailed:
     traceback: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class LeftQueue:
+class LeftQueue(msgspec.Struct, frozen=True):
     """The worker accepts no more; nobody may have asked it to."""
 
     birth: int
 
 
-@dataclass(frozen=True, slots=True)
-class ChannelLost:
+class ChannelLost(msgspec.Struct, frozen=True):
     """The worker lives but cannot be talked to any more."""
 
     birth: int
 
 
-@dataclass(frozen=True, slots=True)
-class StacksRead:
+class StacksRead(msgspec.Struct, frozen=True):
     """A piece of the worker's stacks has arrived."""
 
     birth: int
 
 
-@dataclass(frozen=True, slots=True)
-class Halted:
+class Halted(msgspec.Struct, frozen=True):
     """The worker was stopped by a job-control signal."""
 
     birth: int
 
 
-@dataclass(frozen=True, slots=True)
-class Continued:
+class Continued(msgspec.Struct, frozen=True):
     """The worker goes on after having been halted."""
 
     birth: int
 
 
-@dataclass(frozen=True, slots=True)
-class Exited:
+class Exited(msgspec.Struct, frozen=True):
     """The worker is dead and reaped."""
 
     birth: int
     exit: Exit
 
 
-@dataclass(frozen=True, slots=True)
-class Busy:
+class Busy(msgspec.Struct, frozen=True):
     """A worker has armed a deadline while nobody was looking at the scoreboard."""
 
 
-@dataclass(frozen=True, slots=True)
-class Looked:
+class Looked(msgspec.Struct, frozen=True):
     """What the scoreboard showed: every deadline that is armed."""
 
     pulses: tuple[Pulse, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(msgspec.Struct, frozen=True):
     """Nothing but time has passed."""
 
 

@@ -12,8 +12,9 @@ at most; while that lasts one worker at a time is tried. Ready ends it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from enum import Enum, auto
+
+import msgspec
 
 from prefork.config.listeners import Key, keyed
 from prefork.config.schema import Pool
@@ -37,8 +38,7 @@ class Verdict(Enum):
     FAILED = auto()
 
 
-@dataclass(slots=True)
-class Trial:
+class Trial(msgspec.Struct):
     """A generation that does not count yet; ``failure`` is how its latest worker failed, with the traceback."""
 
     settings: Pool
@@ -47,8 +47,7 @@ class Trial:
     failure: tuple[str, str] = ("no worker could be started", "")
 
 
-@dataclass(slots=True)
-class Closing:
+class Closing(msgspec.Struct):
     """The end of a pool: its doors are shut at one time, its workers drain at a later one, then nobody queues."""
 
     why: str

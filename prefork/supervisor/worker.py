@@ -14,9 +14,10 @@ or cannot be talked to.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
+
+import msgspec
 
 from prefork.config.schema import Pool
 from prefork.supervisor.actions import Action, Bury, Drain, DumpStacks, Kill, Leave, Strike, Tell, Terminate
@@ -70,8 +71,7 @@ class Input(Enum):
     DEADLINE = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Retirement:
+class Retirement(msgspec.Struct, frozen=True):
     """How a worker is to go: why, whether anybody comes after it in its queue, and within which time."""
 
     why: str
@@ -79,8 +79,7 @@ class Retirement:
     grace: float
 
 
-@dataclass(slots=True)
-class Life:
+class Life(msgspec.Struct):
     """What the supervisor knows of one worker."""
 
     birth: int
@@ -99,7 +98,7 @@ class Life:
     asked: bool = False
     why: str | None = None
     strike: Strike | None = None
-    struck: set[float] = field(default_factory=set)
+    struck: set[float] = msgspec.field(default_factory=set)
     failure: str | None = None
     traceback: str = ""
 

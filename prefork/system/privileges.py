@@ -6,13 +6,13 @@ import grp
 import os
 import pwd
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from prefork.errors import ConfigError, Problem
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(msgspec.Struct, frozen=True):
     """Whom a process runs as."""
 
     name: str | None

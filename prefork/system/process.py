@@ -10,9 +10,10 @@ import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from typing import NoReturn
+
+import msgspec
 
 from prefork.system import signals
 
@@ -21,8 +22,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 BROKEN = 70
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True):
     """How a child ended: exit code or signal, and its peak resident memory in bytes."""
 
     code: int | None
