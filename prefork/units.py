@@ -26,11 +26,13 @@ _PART = re.compile(rf"\s*({_NUMBER})\s*(ms|[dhms])", re.ASCII)
 _DURATION = re.compile(rf"(?:{_PART.pattern})+\s*", re.ASCII)
 _SIZE = re.compile(rf"({_NUMBER})\s*({'|'.join(_BYTES)})", re.ASCII)
 _SHARE = re.compile(rf"({_NUMBER})\s*%", re.ASCII)
+# sd_listen_fds_with_names(3): ASCII but control characters and ":"; a space would look like two names in a log.
+_NAME = re.compile(r"[!-9;-~]{1,255}", re.ASCII)
 _TCP = re.compile(r"(?:\[([^\[\]]*)\]|([^:]*)):([0-9]{1,5})", re.ASCII)
 
 UNIX = "unix"
 _NETWORK_EXPECTED = 'an address like "127.0.0.1", a network like "10.0.0.0/8", or "unix"'
-_ADDRESS_EXPECTED = '"IP:PORT", "[IPv6]:PORT" or "unix:PATH"'
+_ADDRESS_EXPECTED = '"IP:PORT", "[IPv6]:PORT", "unix:PATH" or "fd:NAME"'
 _DURATION_EXPECTED = 'seconds as a number, or a duration like "1m30s"'
 _SIZE_EXPECTED = 'bytes as a whole number, or a size like "64MiB"'
 _SHARE_EXPECTED = 'a whole number from 1, or a share from "1%" to "100%"'
@@ -65,7 +67,16 @@ class UnixAddress(msgspec.Struct, frozen=True):
         return f"unix:{self.path}"
 
 
-Address = TcpAddress | UnixAddress
+class InheritedAddress(msgspec.Struct, frozen=True):
+    """The name of listening sockets that whoever started the server has passed to it."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"fd:{self.name}"
+
+
+Address = TcpAddress | UnixAddress | InheritedAddress
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -91,6 +102,8 @@ def parse_address(text: str) -> Address:
     """
     if text.startswith("unix:"):
         return _unix_address(text)
+    if text.startswith("fd:"):
+        return _inherited_address(text)
     match = _TCP.fullmatch(text)
     if match is None:
         raise UnitError(_ADDRESS_EXPECTED, text, _address_hint(text))
@@ -228,6 +241,15 @@ def _unix_address(text: str) -> UnixAddress:
         )
     check_unix_path(path)
     return UnixAddress(path)
+
+
+def _inherited_address(text: str) -> InheritedAddress:
+    name = text.removeprefix("fd:")
+    if not _NAME.fullmatch(name):
+        raise UnitError(
+            'the name of an inherited socket, as in "fd:web"', text, "systemd's FileDescriptorName= sets it"
+        )
+    return InheritedAddress(name)
 
 
 def _address_hint(text: str) -> str | None:

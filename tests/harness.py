@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +25,40 @@ PREFORK = [sys.executable, "-m", "prefork"]
 class Server:
     """A ``prefork run`` in ``folder`` with a given configuration.
 
+    ``inherit`` are named sockets that it gets as from systemd.
     Its control socket is ``folder/control.sock``, its applications come from tests/apps, its log goes to stderr.
     stdout is a pipe that all of its processes share: its end of file says that the last of them is gone.
     """
 
-    def __init__(self, folder: Path, config: str, *options: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: str,
+        *options: str,
+        env: dict[str, str] | None = None,
+        inherit: Sequence[tuple[str, socket.socket]] = (),
+    ) -> None:
         self.folder = folder
         self.control = folder / "control.sock"
         self.file = folder / "server.toml"
         self.write(config)
         self.lines: list[str] = []
         self._news = threading.Condition()
+        launcher, variables = _passing(inherit)
         self.process = subprocess.Popen(
-            [*PREFORK, "run", "server.toml", *options],
+            [*launcher, *PREFORK, "run", "server.toml", *options],
             cwd=folder,
             env={
                 **os.environ,
                 "PYTHONPATH": f"{APPS}{os.pathsep}{folder}",
                 "PYTHONUNBUFFERED": "1",
+                **variables,
                 **(env or {}),
             },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            pass_fds=[passed.fileno() for _name, passed in inherit],
             start_new_session=True,
         )
         self._reader = threading.Thread(target=self._read_log, daemon=True)
@@ -200,6 +211,28 @@ class Server:
             with self._news:
                 self.lines.append(line.decode("utf-8", "replace").rstrip("\n"))
                 self._news.notify_all()
+
+
+# Becomes the program, so the pid is the one that is meant. Copies go out of the way first: numbers may overlap.
+PASS_ON = """
+import fcntl, os, sys
+descriptors, command = sys.argv[1].split(","), sys.argv[2:]
+copies = [fcntl.fcntl(int(descriptor), fcntl.F_DUPFD_CLOEXEC, 100) for descriptor in descriptors]
+for number, copy in enumerate(copies, 3):
+    os.dup2(copy, number)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(command[0], command)
+"""
+
+
+def _passing(inherit: Sequence[tuple[str, socket.socket]]) -> tuple[list[str], dict[str, str]]:
+    """Return the beginning of a command line, and variables, that pass sockets on as sd_listen_fds(3) wants them."""
+    if not inherit:
+        return [], {}
+    descriptors = ",".join(str(passed.fileno()) for _name, passed in inherit)
+    names = ":".join(name for name, _passed in inherit)
+    variables = {"LISTEN_FDS": str(len(inherit)), "LISTEN_FDNAMES": names}
+    return [sys.executable, "-c", PASS_ON, descriptors], variables
 
 
 def fetch(address: tuple[str, int] | str, path: str = "/", timeout: float = PATIENCE) -> bytes:

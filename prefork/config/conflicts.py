@@ -8,7 +8,7 @@ from prefork.config.access import OFF
 from prefork.config.document import Document
 from prefork.config.lines import Path
 from prefork.config.schema import Config, Listen, Pool, options
-from prefork.units import Address, TcpAddress, UnixAddress
+from prefork.units import Address, InheritedAddress, TcpAddress, UnixAddress
 
 Listeners = Sequence[tuple[Path, Listen]]
 
@@ -88,6 +88,17 @@ def _check_permissions(document: Document, path: Path, listener: Listen) -> None
         if getattr(listener, key) is not None:
             expected, found = f"{key} at a Unix socket only", f"the address {listener.address}"
             document.complain((*path, key), expected, found, f"remove {key}")
+    if (
+        isinstance(listener.address, InheritedAddress)
+        and listener.backlog != options(Listen)["backlog"].default
+    ):
+        found = f"the address {listener.address}"
+        document.complain(
+            (*path, "backlog"),
+            "backlog at an address that prefork binds",
+            found,
+            "write Backlog= into the .socket unit",
+        )
 
 
 def _check_addresses(document: Document, listeners: Listeners) -> None:

@@ -33,7 +33,7 @@ from prefork.config.schema import (
     options,
 )
 from prefork.config.settings import apply_environment, apply_settings
-from prefork.units import Address, TcpAddress, UnitError, UnixAddress, check_unix_path, printable, shown
+from prefork.units import Address, UnitError, UnixAddress, check_unix_path, printable, shown
 
 TABLES = ("master", "log", "pool")
 HOMES = {
@@ -237,7 +237,7 @@ class _Reader:
         """Return an address with its path made absolute, or None if there is no right one."""
         if isinstance(address, msgspec.UnsetType):
             return None
-        if isinstance(address, TcpAddress):
+        if not isinstance(address, UnixAddress):
             return address
         absolute = self._path(address.path)
         return UnixAddress(absolute) if self._is_socket(path, absolute) else None

@@ -274,7 +274,8 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
     """One address that a pool listens on."""
 
     address: Annotated[
-        Address, option(Unit.ADDRESS, "IP:PORT, [IPv6]:PORT or unix:PATH", example='"unix:run/web.sock"')
+        Address,
+        option(Unit.ADDRESS, "IP:PORT, [IPv6]:PORT, unix:PATH or fd:NAME", example='"unix:run/web.sock"'),
     ]
     backlog: Annotated[int, option(Unit.COUNT, "clients that may wait to be accepted", ge=1, le=65535)] = 2048
     mode: Annotated[

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from prefork.units import Address, TcpAddress
+from prefork.units import Address, InheritedAddress, TcpAddress, UnixAddress
 
 LISTEN_STATE = "0A"
 # __SO_ACCEPTCON of a Unix socket's flags (net/unix/af_unix.c): it listens.
@@ -29,7 +29,13 @@ def is_being_left(address: Address) -> bool:
 
 
 def _inodes(address: Address) -> set[str]:
-    return set(_tcp_inodes(address.port) if isinstance(address, TcpAddress) else _unix_inodes(address.path))
+    match address:
+        case TcpAddress():
+            return set(_tcp_inodes(address.port))
+        case UnixAddress():
+            return set(_unix_inodes(address.path))
+        case InheritedAddress():
+            return set()
 
 
 def _holders(inodes: set[str]) -> list[int]:

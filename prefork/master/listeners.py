@@ -1,7 +1,8 @@
 """The listening sockets: bound before any fork, shared with the workers, and closed without a reset.
 
 Nobody else's socket is ever touched: a path is taken over only when nobody answers there, and unlinked only while
-it is still the file that was put there.
+it is still the file that was put there. An inherited socket is never shut either: it belongs to who passed it on,
+and clients wait in its queue for the next start.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import stat
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain
 
 import msgspec
 
@@ -22,8 +24,9 @@ from prefork.errors import ConfigError, ListenError, Problem
 from prefork.log import logger
 from prefork.master.holders import holder_of, is_being_left
 from prefork.system import tcp
+from prefork.system.activation import inherited_sockets, is_listening
 from prefork.system.privileges import find_group, find_user
-from prefork.units import Address, TcpAddress, UnixAddress
+from prefork.units import Address, InheritedAddress, TcpAddress, UnixAddress
 
 # How often an address is tried again that orphans are about to leave. Nothing else waits meanwhile: it is a start.
 ORPHANS_PAUSE = 0.02
@@ -44,23 +47,32 @@ class Listener(msgspec.Struct):
         """Where it listens in fact: with the port that the kernel chose for port 0."""
         if isinstance(self.listen.address, UnixAddress):
             return self.listen.address
-        host, port = self.socket.getsockname()[:2]
-        return TcpAddress(host, port)
+        name = self.socket.getsockname()
+        return UnixAddress(name) if self.socket.family == socket.AF_UNIX else TcpAddress(*name[:2])
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether it belongs to somebody else, who has passed it on."""
+        return isinstance(self.listen.address, InheritedAddress)
 
 
 class Listeners:
-    """All listeners of a server, by the keys of the configuration."""
+    """All listeners of a server, by the keys of the configuration; an inherited name may mean several."""
 
     def __init__(self) -> None:
-        self._open: dict[Key, Listener] = {}
+        self._open: dict[Key, list[Listener]] = {}
+        self._inherited = inherited_sockets(os.environ)
 
-    def get(self, key: Key) -> Listener | None:
-        """Return an open listener."""
-        return self._open.get(key)
+    def of(self, key: Key) -> list[Listener]:
+        """Return the listeners that are open for a key."""
+        return self._open.get(key, [])
 
-    def sockets(self) -> list[socket.socket]:
-        """Return the sockets of all listeners."""
-        return [listener.socket for listener in self._open.values()]
+    def own_sockets(self) -> list[socket.socket]:
+        """Return the sockets of all listeners that are not somebody else's."""
+        return [listener.socket for listener in self._all() if not listener.is_inherited]
+
+    def _all(self) -> Iterator[Listener]:
+        return chain.from_iterable(self._open.values())
 
     def open(self, wanted: Mapping[Key, Listen], patience: float = 0.0) -> list[Listener]:
         """Open what is wanted and not open yet, all or nothing, and return it.
@@ -69,41 +81,59 @@ class Listeners:
         Raises ListenError.
         """
         until = time.monotonic() + patience
-        opened: dict[Key, Listener] = {}
+        opened: dict[Key, list[Listener]] = {}
         try:
             for key, listen in wanted.items():
-                if key not in self._open or not _reopen_doors(self._open[key]):
-                    opened[key] = bind(listen, until)
-                elif not _is_found(self._open[key]):
+                if key not in self._open or not all(_reopen_doors(listener) for listener in self._open[key]):
+                    opened[key] = self._obtain(listen, until)
+                elif not all(_is_found(listener) for listener in self._open[key]):
                     logger.error(
                         "%s: its file is gone; clients find it again after a new start", listen.address
                     )
         except ListenError:
-            for listener in opened.values():
+            for listener in chain.from_iterable(opened.values()):
                 _close(listener)
             raise
         for key in opened.keys() & self._open.keys():
-            _close(self._open[key])
+            for listener in self._open[key]:
+                _close(listener)
         self._open |= opened
-        return list(opened.values())
+        return list(chain.from_iterable(opened.values()))
+
+    def _obtain(self, listen: Listen, until: float) -> list[Listener]:
+        if isinstance(listen.address, InheritedAddress):
+            return self._take_over(listen, listen.address.name)
+        return [bind(listen, until)]
+
+    def _take_over(self, listen: Listen, name: str) -> list[Listener]:
+        """Return copies of inherited sockets, which stay open for a later configuration. Raises ListenError."""
+        what = f"cannot listen on {listen.address}"
+        if name not in self._inherited:
+            names = ", ".join(self._inherited) or "none"
+            raise ListenError(
+                f"{what}: no socket of this name was inherited; there are: {names}",
+                "systemd passes the sockets of a .socket unit, named by its FileDescriptorName=",
+            )
+        if not all(map(is_listening, self._inherited[name])):
+            raise ListenError(
+                f"{what}: expected listening stream sockets", "in the .socket unit: ListenStream=, Accept=no"
+            )
+        copies = [found.dup() for found in self._inherited[name]]
+        for copy in copies:
+            copy.setblocking(False)
+        return [Listener(listen, copy) for copy in copies]
 
     def alter(self, wanted: Mapping[Key, Listen]) -> None:
         """Give open listeners the options that they have now: backlog, mode, owner and group. Raises ListenError."""
         for key, listen in wanted.items():
-            listener = self._open[key]
-            if listener.listen == listen:
-                continue
-            with _reported(listen):
-                listener.socket.listen(listen.backlog)
-                if isinstance(listen.address, UnixAddress):
-                    _set_access(listen, listen.address.path)
-            listener.listen = listen
+            for listener in self._open[key]:
+                if listener.listen != listen:
+                    _alter(listener, listen)
 
     def shut_doors(self, keys: Collection[Key]) -> None:
         """Let no new client in; those who wait stay. A Unix socket is unlinked, so it cannot be found any more."""
-        for key in keys:
-            listener = self._open.get(key)
-            if listener is not None and not listener.shut:
+        for listener in chain.from_iterable(map(self.of, keys)):
+            if not listener.shut and not listener.is_inherited:
                 listener.shut = True
                 if isinstance(listener.listen.address, TcpAddress):
                     tcp.refuse_handshakes(listener.socket)
@@ -112,11 +142,21 @@ class Listeners:
 
     def keep(self, keys: Collection[Key]) -> list[Address]:
         """Close all listeners but these, and return where they listened."""
-        unwanted = [self._open.pop(key) for key in list(self._open) if key not in keys]
+        gone = [self._open.pop(key) for key in list(self._open) if key not in keys]
+        unwanted = list(chain.from_iterable(gone))
         addresses = [listener.address for listener in unwanted]  # a closed socket does not know it any more
         for listener in unwanted:
             _close(listener)
         return addresses
+
+
+def _alter(listener: Listener, listen: Listen) -> None:
+    with _reported(listen):
+        if not listener.is_inherited:
+            listener.socket.listen(listen.backlog)
+        if isinstance(listen.address, UnixAddress):
+            _set_access(listen, listen.address.path)
+    listener.listen = listen
 
 
 def check_accounts(config: Config) -> None:
@@ -149,6 +189,7 @@ def bind(listen: Listen, until: float = 0.0) -> Listener:
 def _bind(listen: Listen) -> Listener:
     if isinstance(listen.address, UnixAddress):
         return _bind_unix(listen, listen.address.path)
+    assert isinstance(listen.address, TcpAddress)
     return _bind_tcp(listen, listen.address)
 
 
@@ -241,9 +282,10 @@ def _reopen_doors(listener: Listener) -> bool:
 def _close(listener: Listener) -> None:
     if not listener.shut:
         _unlink_own(listener)
-    # Workers may still hold copies: shutting the socket down refuses clients for all of them at once.
-    with suppress(OSError):
-        listener.socket.shutdown(socket.SHUT_RDWR)
+    if not listener.is_inherited:
+        # Workers may still hold copies: shutting the socket down refuses clients for all of them at once.
+        with suppress(OSError):
+            listener.socket.shutdown(socket.SHUT_RDWR)
     listener.socket.close()
 
 

@@ -18,6 +18,7 @@ from prefork.control.server import ControlServer
 from prefork.errors import CommandError, ConfigError, PreforkError
 from prefork.log import logger
 from prefork.master.charge import Charge
+from prefork.master.notices import Notices
 from prefork.master.perform import PERFORM
 from prefork.master.requests import Requests
 from prefork.master.server import Server
@@ -26,6 +27,7 @@ from prefork.supervisor.actions import Action, End
 from prefork.supervisor.events import Event
 from prefork.supervisor.server import Phase, Supervisor
 from prefork.system import process
+from prefork.system.notify import notifier
 from prefork.system.process import Ended
 from prefork.system.signals import SignalQueue
 from prefork.worker import channel
@@ -53,6 +55,7 @@ class Loop:
         self._requests = Requests(server, self._supervisor, self._feed, self._reload, self._later)
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_numbers = count()
+        self._notices = Notices(notifier(os.environ), self._supervisor, self._later)
         self._end: End | None = None
         self._on_signal: dict[signal.Signals, Callable[[], None]] = {
             signal.SIGTERM: lambda: self._feed(events.Stop()),
@@ -132,6 +135,7 @@ class Loop:
             if answer is not None:
                 pending.extendleft(reversed(self._supervisor.handle(answer, self._clock.now())))
         self._server.show(self._supervisor.state)
+        self._notices.show()
 
     def _perform(self, action: Action) -> Event | None:
         match action:
@@ -172,6 +176,13 @@ class Loop:
         if self._supervisor.phase is Phase.STOPPING:
             # Opening listeners now would let clients in for a reset.
             raise CommandError("the server is stopping")
+        self._notices.begin_reload()
+        try:
+            self._roll_out()
+        finally:
+            self._notices.show()
+
+    def _roll_out(self) -> None:
         config = self._read()
         change = compare(self._server.config, config)
         for key in change.fixed:

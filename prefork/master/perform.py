@@ -82,7 +82,7 @@ def _post(
 ) -> Post:
     plan = server.plan_for(action.generation)
     return Post(
-        pool=action.pool,
+        pool=server.as_bound(action.pool),
         slot=action.slot,
         generation=action.generation,
         master=plan.config.master,
@@ -92,6 +92,7 @@ def _post(
         board=board,
         row=row,
         listeners=server.sockets_of(action.pool),
+        inherited=server.inherited_of(action.pool),
         contexts=server.contexts_of(action.pool, plan.certificates),
         channel=theirs,
         stacks=stacks,

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from prefork import __version__
-from prefork.config.listeners import Key, keyed
-from prefork.config.schema import MAX_WORKERS
+from prefork.config.listeners import keyed
+from prefork.config.schema import MAX_WORKERS, Pool
 from prefork.control.messages import (
     Current,
     Death,
@@ -205,21 +205,19 @@ class Requests:
             ready=keeper.ready,
             degraded=keeper.degraded,
             restarts=keeper.restarts,
-            listeners=[found for key in keyed(settings) if (found := self._listener(key))]
-            if settings
-            else [],
+            listeners=self._listeners(settings) if settings else [],
             last_death=self._last_death(keeper.name),
             workers=[
                 self._worker(life) for birth, life in keeper.lives.items() if birth in self._server.charges
             ],
         )
 
-    def _listener(self, key: Key) -> ListenerStatus | None:
-        listener = self._server.listeners.get(key)
-        if listener is None:
-            return None
-        queue = tcp.queue_length(listener.socket)
-        return ListenerStatus(str(listener.address), queue, listener.listen.backlog)
+    def _listeners(self, settings: Pool) -> list[ListenerStatus]:
+        return [
+            ListenerStatus(str(found.address), tcp.queue_length(found.socket), found.listen.backlog)
+            for key in keyed(settings)
+            for found in self._server.listeners.of(key)
+        ]
 
     def _last_death(self, pool: str) -> Death | None:
         death = self._server.deaths.get(pool)

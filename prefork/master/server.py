@@ -186,23 +186,31 @@ class Server:
         pools = {key: pool.name for pool in config.pools.values() for key in keyed(pool)}
         keys = all_keyed(config)
         for listener in self.listeners.open(keys, patience):
-            name = next(name for key, name in pools.items() if self.listeners.get(key) is listener)
+            name = next(name for key, name in pools.items() if listener in self.listeners.of(key))
             logger.info("listening on %s (pool %s)", listener.address, name)
 
     def sockets_of(self, pool: Pool) -> tuple[socket.socket, ...]:
         """Return the listening sockets of a pool."""
-        found = (self.listeners.get(key) for key in keyed(pool))
-        return tuple(listener.socket for listener in found if listener is not None)
+        return tuple(listener.socket for key in keyed(pool) for listener in self.listeners.of(key))
+
+    def as_bound(self, pool: Pool) -> Pool:
+        """Return a pool with one entry in ``listen`` for each of its sockets: an inherited name may mean several."""
+        listen = tuple(listen for key, listen in keyed(pool).items() for _ in self.listeners.of(key))
+        return msgspec.structs.replace(pool, listen=listen)
+
+    def inherited_of(self, pool: Pool) -> frozenset[int]:
+        """Return the descriptors of a pool's listening sockets that somebody else has passed to the server."""
+        found = (listener for key in keyed(pool) for listener in self.listeners.of(key))
+        return frozenset(listener.socket.fileno() for listener in found if listener.is_inherited)
 
     def contexts_of(self, pool: Pool, certificates: Certificates | None) -> Mapping[int, ssl.SSLContext]:
         """Return what a pool's listeners speak TLS by, those that do, by the descriptors of their sockets."""
         if certificates is None:
             return {}
-        found = ((self.listeners.get(key), listen) for key, listen in keyed(pool).items())
         contexts = (
             (listener.socket.fileno(), certificates.context_for(pool, listen))
-            for listener, listen in found
-            if listener is not None
+            for key, listen in keyed(pool).items()
+            for listener in self.listeners.of(key)
         )
         return {descriptor: context for descriptor, context in contexts if context is not None}
 
@@ -236,7 +244,7 @@ class Server:
             if charge.child.pidfd is not None
         }
         try:
-            self.guard.post(self.listeners.sockets(), workers)
+            self.guard.post(self.listeners.own_sockets(), workers)
         except OSError as error:
             logger.warning("there is no guard against a sudden death of the master: %s", error.strerror)
 

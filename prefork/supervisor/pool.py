@@ -154,6 +154,11 @@ class Keeper:
         )
 
     @property
+    def is_manned(self) -> bool:
+        """Whether as many workers serve as there shall be."""
+        return self.settings is not None and self.ready >= self._target()
+
+    @property
     def ready(self) -> int:
         """How many workers serve."""
         return sum(life.state is State.READY for life in self.lives.values())

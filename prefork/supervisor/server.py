@@ -81,8 +81,18 @@ class Supervisor:
     @property
     def state(self) -> str:
         """What the server is doing, in a word for people."""
-        reloading = self._rolling and self.phase is Phase.RUNNING
-        return "reloading" if reloading else self.phase.value
+        return "reloading" if self.is_rolling and self.phase is Phase.RUNNING else self.phase.value
+
+    @property
+    def is_rolling(self) -> bool:
+        """Whether a rollout is under way, the first one included."""
+        return self._rolling
+
+    @property
+    def is_manned(self) -> bool:
+        """Whether every pool that counts has the workers that it is to have."""
+        keepers = self.keepers.values()
+        return self.phase is Phase.RUNNING and all(keeper.is_manned for keeper in keepers)
 
     def life(self, birth: int) -> Life | None:
         """Return what is known of a worker, if it is still alive."""

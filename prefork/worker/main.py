@@ -19,7 +19,7 @@ from prefork.handlers.context import Worker
 from prefork.handlers.load import load
 from prefork.handlers.socket import adapt
 from prefork.log import Identity, logger
-from prefork.system import privileges, process, signals
+from prefork.system import activation, notify, privileges, process, signals
 from prefork.system.privileges import Account
 from prefork.worker import blocking, evented
 from prefork.worker.channel import boot_failed
@@ -60,6 +60,8 @@ def run(post: Post) -> NoReturn:
 
 
 def _close_what_is_the_masters(post: Post) -> None:
+    for name in (*activation.VARIABLES, *notify.VARIABLES):
+        os.environ.pop(name, None)
     shared = [post.channel.fileno(), post.stacks, *post.outlets.descriptors()]
     process.close_all_but([*shared, *(listener.fileno() for listener in post.listeners)])
 

@@ -137,7 +137,8 @@ class Orders:
         # listeners are its siblings' and stay open. The parent changes a moment after the end of file, not before.
         if not self._left_queue.wait(ORPHANS_QUEUE) and os.getppid() != self._post.parent:
             for listener in self._post.listeners:
-                _shut(listener)
+                if listener.fileno() not in self._post.inherited:
+                    _shut(listener)
         assert self.drain_by is not None
         time.sleep(max(0.0, self.drain_by - time.monotonic()) + OVERTIME)
         self._logs.write()

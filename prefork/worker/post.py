@@ -27,6 +27,7 @@ class Post(msgspec.Struct, frozen=True):
         account: whom to run as, or None for whom the master runs as.
         board, row: its row of the scoreboard.
         listeners: the pool's listening sockets.
+        inherited: the descriptors of those that somebody else has passed to the server, and that are never shut.
         contexts: the certificates of those that speak TLS, by their descriptors.
         channel: the worker's end of the channel to the master.
         stacks: a descriptor for the stacks of its threads.
@@ -44,6 +45,7 @@ class Post(msgspec.Struct, frozen=True):
     board: Board
     row: int
     listeners: tuple[socket.socket, ...]
+    inherited: frozenset[int]
     contexts: Mapping[int, ssl.SSLContext]
     channel: socket.socket
     stacks: int

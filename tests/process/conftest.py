@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,19 @@ Start = Callable[..., Server]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Give a function that starts servers: ``start(config, *options, env=None, folder=None)``."""
+    """Give a function that starts servers: ``start(config, *options, env=None, folder=None, inherit=())``."""
     servers: list[Server] = []
 
     def start_server(
-        config: str, *options: str, env: dict[str, str] | None = None, folder: Path | None = None
+        config: str,
+        *options: str,
+        env: dict[str, str] | None = None,
+        folder: Path | None = None,
+        inherit: Sequence[tuple[str, socket.socket]] = (),
     ) -> Server:
         folder = folder or tmp_path
         folder.mkdir(exist_ok=True)
-        servers.append(Server(folder, config, *options, env=env))
+        servers.append(Server(folder, config, *options, env=env, inherit=inherit))
         return servers[-1]
 
     yield start_server

@@ -37,7 +37,8 @@ def test_addresses_are_read(text, address):
     assert parse_address(text) == address
 
 
-EXPECTED_ADDRESS = 'expected "IP:PORT", "[IPv6]:PORT" or "unix:PATH"'
+FD_HINT = "systemd's FileDescriptorName= sets it"
+EXPECTED_ADDRESS = 'expected "IP:PORT", "[IPv6]:PORT", "unix:PATH" or "fd:NAME"'
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,8 @@ EXPECTED_ADDRESS = 'expected "IP:PORT", "[IPv6]:PORT" or "unix:PATH"'
         ("::1:80", f'{EXPECTED_ADDRESS}, found "::1:80"', 'write "[::1]:80"'),
         ("/run/x.sock", f'{EXPECTED_ADDRESS}, found "/run/x.sock"', 'write "unix:/run/x.sock"'),
         ("1.2.3:80", f'{EXPECTED_ADDRESS}, found "1.2.3:80"', None),
-        ("fd:web", f'{EXPECTED_ADDRESS}, found "fd:web"', None),
+        ("fd:", 'expected the name of an inherited socket, as in "fd:web", found "fd:"', FD_HINT),
+        ("fd:a:b", 'expected the name of an inherited socket, as in "fd:web", found "fd:a:b"', FD_HINT),
         ("127.0.0.1:65536", 'expected a port from 0 to 65535, found "127.0.0.1:65536"', None),
         ("unix:", 'expected the path of a socket, found ""', None),
         ("unix:run/", 'expected the path of a socket, found "run/"', None),
