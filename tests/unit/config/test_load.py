@@ -292,7 +292,7 @@ def test_a_wrong_application_is_told_once(written, message, hint):
         ('[{ adress = "1" }]', ' listen[0]: expected a known key, found "adress"', "did you mean address?"),
         (
             '["x"]',
-            ' listen[0]: expected "IP:PORT", "[IPv6]:PORT" or "unix:PATH", found "x"',
+            ' listen[0]: expected "IP:PORT", "[IPv6]:PORT", "unix:PATH" or "fd:NAME", found "x"',
             None,
         ),
         (
