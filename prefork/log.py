@@ -79,11 +79,17 @@ class JsonFormatter(logging.Formatter):
 
 
 class Destination(logging.Handler):
-    """Writes records to a descriptor, which can be exchanged at any time."""
+    """Writes records to a descriptor, which can be exchanged at any time.
+
+    Attributes:
+        patience: for how many seconds a record waits for a slow reader; none does after one was lost.
+
+    """
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self.descriptor = descriptor
+        self.patience = 0.0
         self.lost = 0
         self._is_torn = False
 
@@ -97,7 +103,7 @@ class Destination(logging.Handler):
     def _write(self, text: str) -> bool:
         """Write a record whole, on a line of its own, and return whether that was possible."""
         data = b"\n" * self._is_torn + text.encode("utf-8", "backslashreplace") + b"\n"
-        written = write_nowait(self.descriptor, data)
+        written = write_nowait(self.descriptor, data, 0.0 if self.lost else self.patience)
         self._is_torn = written < len(data) and (written > 0 or self._is_torn)
         return written == len(data)
 
@@ -204,18 +210,19 @@ def close_file(descriptor: int) -> None:
         os.close(descriptor)
 
 
-def write_nowait(descriptor: int, data: bytes) -> int:
+def write_nowait(descriptor: int, data: bytes, patience: float = 0.0) -> int:
     """Write as much as there is room for, and return how many bytes that was.
 
     A file takes all at once, so that lines of several processes do not mix. A pipe that is ready takes PIPE_BUF bytes
-    without waiting, and keeps them together (pipe(7)); beyond them its reader has PATIENCE to make room.
+    without waiting, and keeps them together (pipe(7)); beyond them its reader has PATIENCE to make room, or for all of
+    them ``patience`` seconds, if that is longer.
     """
-    written, wait = 0, 0.0
+    written, wait = 0, patience
     try:
         size = len(data) if stat.S_ISREG(os.fstat(descriptor).st_mode) else select.PIPE_BUF
         while written < len(data) and _has_room(descriptor, wait):
             written += os.write(descriptor, data[written : written + size])
-            wait = PATIENCE
+            wait = max(PATIENCE, patience)
     except OSError:
         return written  # a full disk, a reader that left: whoever logs counts what is lost
     return written

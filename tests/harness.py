@@ -190,7 +190,7 @@ class Server:
 
     def close(self) -> None:
         """End everything, however it is; what the test has left running dies here."""
-        for pid in session_of(self.process.pid):
+        for pid in with_descendants(session_of(self.process.pid)):
             try:
                 os.kill(pid, signal.SIGCONT)
                 os.kill(pid, signal.SIGKILL)
@@ -276,6 +276,15 @@ def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENC
 def session_of(leader: int) -> list[int]:
     """Return the processes of a session, the leader's descendants."""
     return [pid for pid, stat in _stats() if int(stat[3]) == leader and stat[0] != "Z"]
+
+
+def with_descendants(pids: list[int]) -> list[int]:
+    """Return processes with all that are below them: programs have sessions of their own."""
+    parents = {pid: int(stat[1]) for pid, stat in _stats()}
+    found = list(pids)
+    for pid in found:  # grows meanwhile
+        found += [child for child, parent in parents.items() if parent == pid and child not in found]
+    return found
 
 
 def processes_of(leader: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from prefork.config.access import OFF
 from prefork.config.document import Document
 from prefork.config.lines import Path
-from prefork.config.schema import Config, Listen, Pool, options
+from prefork.config.schema import KINDS, Config, Listen, Option, Pool, options
 from prefork.units import Address, InheritedAddress, TcpAddress, UnixAddress
 
 Listeners = Sequence[tuple[Path, Listen]]
@@ -35,23 +35,22 @@ def check_conflicts(document: Document, config: Config, listeners: Listeners) ->
 def _check_kind(document: Document, pool: Pool) -> None:
     path: Path = ("pool", pool.name)
     table = document.values["pool"][pool.name]
-    kinds = [kind for kind in ("handler", "wsgi") if kind in table]
+    kinds = [kind for kind in KINDS if kind in table]
     if len(kinds) == 1:
         _check_foreign(document, path, kinds[0])
         _check_foreign_doors(document, pool, kinds[0])
         return
     hint = "remove one of them" if kinds else 'write wsgi = "module:application"'
-    document.complain(path, "exactly one of handler and wsgi", "both" if kinds else "neither", hint)
+    found = " and ".join(kinds) or "none"
+    document.complain(path, f"exactly one of {', '.join(KINDS)}", found, hint)
 
 
 def _check_foreign(document: Document, path: Path, kind: str) -> None:
     """Refuse options that mean nothing to this kind of pool, as nobody would look at them."""
     table = document.values["pool"][path[1]]
     for option in options(Pool).values():
-        if option.name in table and option.told("kind") not in ("", kind):
-            where = (*path, option.name)
-            expected = f"this in a pool with {option.told('kind')} only"
-            document.complain(where, expected, f"a pool with {kind}", f"remove {option.name}", about=where)
+        if option.name in table and not option.suits(kind):
+            _complain_of_foreign(document, (*path, option.name), option, kind)
 
 
 def _check_foreign_doors(document: Document, pool: Pool, kind: str) -> None:
@@ -60,16 +59,20 @@ def _check_foreign_doors(document: Document, pool: Pool, kind: str) -> None:
     listeners = document.values["pool"][pool.name].get("listen")
     for number, listener in enumerate(listeners if isinstance(listeners, list) else ()):
         for option in options(Listen).values():
-            is_there = isinstance(listener, dict) and option.name in listener
-            if is_there and option.told("kind") not in ("", kind):
-                expected = f"this in a pool with {option.told('kind')} only"
-                found = f"a pool with {kind}"
-                document.complain((*path, number, option.name), expected, found, f"remove {option.name}")
+            if isinstance(listener, dict) and option.name in listener and not option.suits(kind):
+                _complain_of_foreign(document, (*path, number, option.name), option, kind)
+
+
+def _complain_of_foreign(document: Document, path: Path, option: Option, kind: str) -> None:
+    only = option.told("kind")
+    expected = f"this in a pool with {only} only" if only else "this in a pool of another kind"
+    document.complain(path, expected, f"a pool with {kind}", f"remove {option.name}", about=path)
 
 
 def _check_listeners(document: Document, pool: Pool) -> None:
     path: Path = ("pool", pool.name, "listen")
-    if document.values["pool"][pool.name].get("listen", []) == []:
+    table = document.values["pool"][pool.name]
+    if "command" not in table and table.get("listen", []) == []:
         hint = 'write listen = ["127.0.0.1:8000"]'
         document.complain(path, "at least one address", "none", hint, about=path)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
 from prefork.config.access import check_format
-from prefork.config.schema import Option, Unit
+from prefork.config.schema import STOP_SIGNALS, Option, Unit
 from prefork.units import (
     Address,
     Share,
@@ -173,6 +174,36 @@ def _network(item: Any) -> str:
     return item
 
 
+def _command(option: Option, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise UnitError("a list: a program and its arguments", value, _command_hint(option, value))
+    if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
+        raise UnitError(
+            "a list of texts: a program and its arguments", value, f"write {option.name} = {option.sample()}"
+        )
+    if not value[0] or any("\0" in word for word in value):
+        raise UnitError("a program and its arguments, without the character 0", value)
+    return tuple(value)
+
+
+def _command_hint(option: Option, text: str) -> str:
+    try:
+        words = shlex.split(text)
+    except ValueError:  # quotes without an end
+        words = []
+    return f"write {option.name} = {json.dumps(words, ensure_ascii=False) if words else option.sample()}"
+
+
+def _signal(option: Option, value: Any) -> str:
+    name = value.upper().removeprefix("SIG") if isinstance(value, str) else ""
+    if name in STOP_SIGNALS and value in (name, f"SIG{name}"):
+        return name
+    near = name if name in STOP_SIGNALS else None
+    raise UnitError(
+        f"one of {', '.join(STOP_SIGNALS)}", value, f'write {option.name} = "{near}"' if near else None
+    )
+
+
 def _application(option: Option, value: Any) -> str:
     text = _text(option, value)
     module, _, attribute = text.partition(":")
@@ -205,6 +236,8 @@ _PARSERS: dict[Unit, Callable[[Option, Any], Any]] = {
     Unit.ACCOUNT: _account,
     Unit.CHOICE: _choice,
     Unit.APPLICATION: _application,
+    Unit.COMMAND: _command,
+    Unit.SIGNAL: _signal,
     Unit.FLAG: _flag,
     Unit.ROOT_PATH: _root_path,
     Unit.NETWORKS: _networks,

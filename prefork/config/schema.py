@@ -8,6 +8,7 @@ that depends on something else is told in words (``otherwise``).
 from __future__ import annotations
 
 import json
+import shlex
 from enum import StrEnum
 from fractions import Fraction
 from functools import cache
@@ -27,6 +28,10 @@ GIB = 2**30
 
 
 POOL_NAME = r"[A-Za-z0-9_-]{1,64}"
+# What a pool can run: the key that says so is its kind.
+KINDS = ("handler", "wsgi", "command")
+# The signals by which programs are told to leave, as kill(1) names them.
+STOP_SIGNALS = ("TERM", "QUIT", "INT", "HUP", "USR1", "USR2", "WINCH")
 
 
 class Unit(StrEnum):
@@ -44,6 +49,8 @@ class Unit(StrEnum):
     PATHS = "paths"
     NAME = "name"
     APPLICATION = "application"
+    COMMAND = "command"
+    SIGNAL = "signal"
     ADDRESS = "address"
     LISTENERS = "listeners"
     VARIABLES = "variables"
@@ -55,7 +62,14 @@ class Unit(StrEnum):
 
 
 def option(
-    unit: Unit, description: str, *, otherwise: str = "", example: str = "", kind: str = "", **limits: Any
+    unit: Unit,
+    description: str,
+    *,
+    otherwise: str = "",
+    example: str = "",
+    kind: str = "",
+    foreign: str = "",
+    **limits: Any,
 ) -> Meta:
     """Declare one option.
 
@@ -65,10 +79,11 @@ def option(
         otherwise: its default in words, if that is no value.
         example: a value in TOML, shown by the reference where there is no default.
         kind: the only kind of pool that the option has a meaning for, if not all.
+        foreign: the kinds that it has no meaning for, separated by blanks.
         limits: ``ge``, ``gt``, ``le`` as for ``msgspec.Meta``.
 
     """
-    extra = {"unit": unit, "otherwise": otherwise, "example": example, "kind": kind}
+    extra = {"unit": unit, "otherwise": otherwise, "example": example, "kind": kind, "foreign": foreign}
     return Meta(description=description, extra=extra, **limits)
 
 
@@ -77,9 +92,9 @@ def clock(description: str, kind: str = "") -> Meta:
     return option(Unit.DURATION, description, kind=kind, gt=0.0, le=YEAR)
 
 
-def optional_clock(description: str) -> Meta:
+def optional_clock(description: str, foreign: str = "") -> Meta:
     """Declare a duration that may be 0."""
-    return option(Unit.DURATION, description, ge=0.0, le=YEAR)
+    return option(Unit.DURATION, description, foreign=foreign, ge=0.0, le=YEAR)
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -125,7 +140,13 @@ class Option(msgspec.Struct, frozen=True):
         """Return the line of documentation, with what the default and the range cannot tell."""
         kind, otherwise = self.told("kind"), self.told("otherwise")
         notes = [f"default: {otherwise}" if otherwise else "", f"{kind} only" if kind else ""]
+        foreign = self.told("foreign").replace(" ", ", ")
+        notes.append(f"not for {foreign}" if foreign else "")
         return "; ".join(filter(None, [self.meta.description, *notes]))
+
+    def suits(self, kind: str) -> bool:
+        """Return whether the option has a meaning for a kind of pool."""
+        return self.told("kind") in ("", kind) and kind not in self.told("foreign").split()
 
     def sample(self) -> str:
         """Return a value that the option accepts, as TOML: its example, or else its default."""
@@ -299,7 +320,11 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     proxy_protocol: Annotated[
         bool,
-        option(Unit.FLAG, "each connection begins with a PROXY header, version 1 or 2; false: none does"),
+        option(
+            Unit.FLAG,
+            "each connection begins with a PROXY header, version 1 or 2; false: none does",
+            foreign="command",
+        ),
     ] = False
     trusted: Annotated[
         tuple[str, ...] | None,
@@ -317,6 +342,7 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
             Unit.TABLE,
             "TLS at this listener",
             otherwise="the pool's",
+            foreign="command",
             example='{ certificate = "cert.pem", key = "key.pem" }',
         ),
     ] = None
@@ -373,6 +399,14 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     wsgi: Annotated[
         str | None, option(Unit.APPLICATION, "a WSGI application (PEP 3333)", example='"shop.web:app"')
     ] = None
+    command: Annotated[
+        tuple[str, ...] | None,
+        option(
+            Unit.COMMAND,
+            "a program that stays in the foreground; it gets the listeners by LISTEN_FDS",
+            example='["node", "assets.js"]',
+        ),
+    ] = None
     workers: Annotated[
         int,
         option(
@@ -384,14 +418,22 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 1
     threads: Annotated[
-        int, option(Unit.COUNT, "requests that one worker runs at once, each in a thread", ge=1, le=256)
+        int,
+        option(
+            Unit.COUNT,
+            "requests that one worker runs at once, each in a thread",
+            foreign="command",
+            ge=1,
+            le=256,
+        ),
     ] = 1
     boot_timeout: Annotated[float, clock("a worker's start, until it is ready")] = 60.0
     stall_timeout: Annotated[
-        float, optional_clock("an event loop that no longer turns: the worker is replaced; 0: never")
+        float,
+        optional_clock("an event loop that no longer turns: the worker is replaced; 0: never", "command"),
     ] = 30.0
     request_timeout: Annotated[
-        float, optional_clock("one request: its stack is logged and the worker replaced; 0: never")
+        float, optional_clock("one request: its stack is logged and the worker replaced; 0: never", "command")
     ] = 30.0
     graceful_timeout: Annotated[float, clock("a drain: finishing what is in flight before leaving")] = 30.0
     drain_delay: Annotated[
@@ -402,7 +444,13 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     write_timeout: Annotated[float, clock("a client that takes none of the answer", "wsgi")] = 30.0
     max_connections: Annotated[
         int,
-        option(Unit.COUNT, "connections held by one worker; beyond it, it stops accepting", ge=1, le=MANY),
+        option(
+            Unit.COUNT,
+            "connections held by one worker; beyond it, it stops accepting",
+            foreign="command",
+            ge=1,
+            le=MANY,
+        ),
     ] = 1000
     surge: Annotated[
         Share,
@@ -413,6 +461,18 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
             le=MAX_WORKERS,
         ),
     ] = Share(percent=Fraction(25))
+    ready: Annotated[
+        Literal["started", "notify"],
+        option(
+            Unit.CHOICE,
+            'when it has lived for a second, or once it says READY=1 on its NOTIFY_SOCKET: "notify"',
+            kind="command",
+        ),
+    ] = "started"
+    stop_signal: Annotated[
+        str,
+        option(Unit.SIGNAL, f"what tells it to finish and leave: {', '.join(STOP_SIGNALS)}", kind="command"),
+    ] = "TERM"
     env: Annotated[
         dict[str, str],
         option(Unit.VARIABLES, "environment variables of the workers", example='{ LANG = "C.UTF-8" }'),
@@ -422,18 +482,25 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     ] = Http()
     tls: Annotated[
         Tls | None,
-        option(Unit.TABLE, "TLS at the pool's listeners that have none of their own", otherwise="none"),
+        option(
+            Unit.TABLE,
+            "TLS at the pool's listeners that have none of their own",
+            otherwise="none",
+            foreign="command",
+        ),
     ] = None
 
     @property
-    def kind(self) -> Literal["handler", "wsgi"]:
+    def kind(self) -> Literal["handler", "wsgi", "command"]:
         """Return which kind of work the pool does."""
+        if self.command is not None:
+            return "command"
         return "wsgi" if self.handler is None else "handler"
 
     @property
     def application(self) -> str:
-        """Return the ``module:attribute`` to be loaded."""
-        return self.handler or self.wsgi or ""
+        """Return the ``module:attribute`` to be loaded, or the program to be run, as a shell would take it."""
+        return self.handler or self.wsgi or shlex.join(self.command or ())
 
     def tls_at(self, listen: Listen) -> Tls | None:
         """Return how one of the pool's listeners speaks TLS, None if it does not."""
@@ -453,7 +520,7 @@ _LINE = {"type": "string", "minLength": 1}
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of the TOML file, for editors and for ``prefork schema``."""
-    pool = _table_schema(Pool) | {"oneOf": [{"required": ["handler"]}, {"required": ["wsgi"]}]}
+    pool = _table_schema(Pool) | {"oneOf": [{"required": [kind]} for kind in KINDS]}
     pools = {"type": "object", "minProperties": 1, "additionalProperties": False}
     pools |= {"description": "pools by name", "patternProperties": {f"^{POOL_NAME}$": pool}}
     return {
@@ -507,6 +574,8 @@ def _plain_schema(unit: Unit, ranged: dict[str, Any]) -> dict[str, Any]:
         Unit.PATHS: [_LINE, {"type": "array", "minItems": 1, "items": _LINE}],
         Unit.MODE: [_text_schema(r"^(0o)?[0-7]{1,4}$"), whole],
         Unit.ACCOUNT: [{"type": "string"}, {"type": "integer", "minimum": 0}],
+        Unit.COMMAND: [{"type": "array", "minItems": 1, "items": {"type": "string"}}],
+        Unit.SIGNAL: [_text_schema(f"^(SIG)?({'|'.join(STOP_SIGNALS)})$")],
         Unit.FLAG: [{"type": "boolean"}],
         Unit.ROOT_PATH: [_text_schema(r"^(/[^/?#%\s]+)*$")],
     }

@@ -10,6 +10,8 @@ from prefork.units import shown
 
 PREFIX = "PREFORK_"
 TABLES = ("MASTER", "LOG")
+# What programs are told by the prefork that runs them; one of them may be another prefork. Settings have a "__".
+MARKS = {"PREFORK_POOL", "PREFORK_SLOT", "PREFORK_GENERATION", "PREFORK_WORKER"}
 
 
 def apply_settings(document: Document, settings: Sequence[str]) -> None:
@@ -30,7 +32,7 @@ def apply_settings(document: Document, settings: Sequence[str]) -> None:
 def apply_environment(document: Document, environment: Mapping[str, str]) -> None:
     """Put the values of all ``PREFORK_…`` variables into the document, in the order of their names."""
     for name in sorted(environment):
-        if name.startswith(PREFIX):
+        if name.startswith(PREFIX) and name not in MARKS:
             _apply_variable(document, name, environment[name])
 
 

@@ -64,8 +64,8 @@ def full_toml() -> str:
         *_table("[master]", Master),
         *_table("[log]", Log),
         *_fields(),
-        "# Any number of pools, each with a name of letters, digits, - and _; exactly one of handler and wsgi.",
-        *_table("[pool.web]", Pool, web),
+        "# Any number of pools, each with a name of letters, digits, - and _; exactly one of handler, wsgi, command.",
+        *_table("[pool.web]", Pool, web, "wsgi"),
         *_table("[pool.web.http]", Http),
         *_table("# [pool.web.tls]", Tls),
         "[pool.echo]",
@@ -73,19 +73,31 @@ def full_toml() -> str:
         "",
         "# A listener as a table of its own says more than an address in the list does.",
         *_table("[[pool.echo.listen]]", Listen, {"address": '"unix:run/echo.sock"'}),
+        "[pool.assets]",
+        *(_line(option, option.sample()) for option in (options(Pool)["command"], *_only_for("command"))),
     ]
     return "\n".join([FULL_HEAD, *lines]).rstrip() + "\n"
 
 
 def _table(
-    header: str, struct: type[msgspec.Struct], values: Mapping[str, str] | None = None
+    header: str, struct: type[msgspec.Struct], values: Mapping[str, str] | None = None, kind: str = ""
 ) -> Iterator[str]:
-    """Yield the lines of a table; ``values`` are written where there is no default to write."""
+    """Yield the lines of a table; ``values`` are written where there is no default to write.
+
+    ``kind`` is that of the pool; options that only another kind has are left out.
+    """
     yield header
     for option in options(struct).values():
+        if kind and not option.suits(kind):
+            continue
         if option.unit is not Unit.TABLE or option.told("example"):  # the others have headers of their own
             yield _line(option, (values or {}).get(option.name, option.written_default()))
     yield ""
+
+
+def _only_for(kind: str) -> Iterator[Option]:
+    """Yield the options of pools that only this kind has."""
+    return (option for option in options(Pool).values() if option.told("kind") == kind)
 
 
 def _fields() -> Iterator[str]:

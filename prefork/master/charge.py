@@ -12,6 +12,7 @@ from prefork.config.schema import Pool
 from prefork.log import Identity
 from prefork.master.stacks import readable
 from prefork.scoreboard import Board, Snapshot
+from prefork.system import process, tree
 from prefork.system.process import Child
 
 # More than this of a worker's stacks is not kept: faulthandler writes at most 100 frames for each thread.
@@ -28,7 +29,7 @@ class Charge(msgspec.Struct):
         files: the names of the log and the access log that it writes to.
         stacks: what has arrived since they were last asked for.
         born: when it was forked, on the monotonic clock.
-        peak_memory: its largest resident size in bytes, known once it is dead.
+        peak_memory: its largest resident size in bytes, or its program's, known once it is dead.
 
     """
 
@@ -59,6 +60,12 @@ class Charge(msgspec.Struct):
     def snapshot(self) -> Snapshot:
         """Return what it says of itself in the scoreboard."""
         return self.board.read(self.row)
+
+    def memory(self) -> int:
+        """Return its resident memory in bytes, 0 if that cannot be known; of a program, that of all its processes."""
+        if self.pool.kind == "command":
+            return tree.memory_below(self.child.pid)
+        return process.resident_memory(self.child.pid) or 0
 
     def read_stacks(self) -> bool:
         """Take in what has arrived of its stacks; return False at the end of file."""

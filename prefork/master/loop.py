@@ -30,7 +30,7 @@ from prefork.system import process
 from prefork.system.notify import notifier
 from prefork.system.process import Ended
 from prefork.system.signals import SignalQueue
-from prefork.worker import channel
+from prefork.worker import channel, program
 from prefork.worker.channel import ProtocolError
 
 # A standstill that is shorter, in seconds, is none: SIGCONT also comes to who was not halted.
@@ -289,6 +289,8 @@ class Loop:
             pass
         for descriptor in (charge.channel, charge.stacks_read, charge.child.pidfd):
             self._unregister(descriptor)
-        charge.peak_memory = ended.peak_memory
+        if ended.signal is not None and charge.pool.kind == "command":
+            program.end_remains(charge.snapshot().pid, charge.identity)
+        charge.peak_memory = max(charge.peak_memory, ended.peak_memory)
         oom = ended.signal == "SIGKILL" and self._server.oom_killer_struck()
         self._feed(events.Exited(charge.birth, events.Exit(ended.code, ended.signal, oom)))

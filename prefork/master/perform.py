@@ -18,9 +18,9 @@ from prefork.scoreboard import Board, Snapshot
 from prefork.supervisor import actions, events
 from prefork.supervisor.events import Clock, Pulse
 from prefork.supervisor.worker import CRASHES
-from prefork.system import process, signals
+from prefork.system import process, signals, tree
 from prefork.units import format_duration, format_size
-from prefork.worker import channel, main
+from prefork.worker import channel, main, program
 from prefork.worker.post import Post
 
 # How a log line names what a clock has found running too long.
@@ -61,7 +61,8 @@ def _fork(server: Server, action: actions.Spawn) -> Charge:
         workers.callback(os.close, stacks_write)
         os.set_blocking(stacks_read, False)
         post = _post(server, action, board, row, theirs, stacks_write)
-        child = process.fork(lambda: main.run(post))
+        run = program.run if action.pool.kind == "command" else main.run
+        child = process.fork(lambda: run(post))
         masters.pop_all()
     return Charge(
         action.birth,
@@ -126,8 +127,12 @@ def dump_stacks(server: Server, action: actions.DumpStacks) -> None:
 
 
 def kill(server: Server, action: actions.Kill) -> None:
-    """Kill a worker."""
-    server.charges[action.birth].child.send_signal(signal.SIGKILL)
+    """Kill a worker, with all that the program of one has started."""
+    charge = server.charges[action.birth]
+    if charge.pool.kind == "command":
+        charge.peak_memory = tree.peak_below(charge.child.pid)
+        tree.kill_below(charge.child.pid)
+    charge.child.send_signal(signal.SIGKILL)
 
 
 def strike(server: Server, action: actions.Strike) -> None:

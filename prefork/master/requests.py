@@ -238,7 +238,7 @@ class Requests:
             age=round(charge.age, 3),
             requests=snapshot.requests,
             connections=snapshot.connections,
-            memory=process.resident_memory(charge.child.pid) or 0,
+            memory=charge.memory(),
             current=[Current(request.what, round(now - request.since, 3)) for request in snapshot.current],
         )
 

@@ -13,7 +13,7 @@ from prefork.master.loop import Loop
 from prefork.master.pidfile import PidFile
 from prefork.master.server import Server, draw_up
 from prefork.supervisor.actions import End
-from prefork.system import process
+from prefork.system import process, tree
 from prefork.system.cpus import usable_cpus
 
 # A guard shuts the listeners of a dead master after 0.75 s, whatever its workers do.
@@ -33,6 +33,7 @@ def run(read: Callable[[], Config], source: str) -> int:
 
     """
     process.open_standard_streams()
+    tree.become_subreaper()
     config = read()
     server = Server(draw_up(config))
     with ExitStack() as stack:

@@ -8,7 +8,7 @@ import re
 import resource
 import signal
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from typing import NoReturn
@@ -84,6 +84,30 @@ def kill_by_descriptor(pidfd: int) -> None:
     """Kill a process that need not be a child of this one; it may be dead already."""
     with suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
+def has_children() -> bool:
+    """Return whether this process has a child, dead ones that are not reaped yet included."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def execute(path: str, arguments: tuple[str, ...], environment: Mapping[str, str]) -> NoReturn:
+    """Become another program. Raises OSError if that is not possible."""
+    os.execve(path, arguments, environment)  # noqa: S606 - no shell is meant
+
+
+def end_by(name: str) -> NoReturn:
+    """End this process by a signal, such as ``SIGTERM``, for who waits for it to see; no core is dumped."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    number = signal.Signals[name] if name in signal.Signals.__members__ else int(name.rpartition(" ")[2])
+    with suppress(OSError):  # there is nothing to be reset about SIGKILL
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)  # a signal that ends nobody
 
 
 def wait_for(pid: int) -> str:

@@ -116,5 +116,24 @@ def reset_for_worker() -> None:
         signal.signal(number, _ignore)
 
 
+def report_to(numbers: Iterable[int]) -> int:
+    """Have these signals do nothing but write their numbers, as bytes, to a pipe; return the end to read them from."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    for number in numbers:
+        signal.signal(number, _ignore)
+    return read
+
+
+def reset_for_program() -> None:
+    """Give the program that is about to be executed every signal as it expects it: not ignored, not held back."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+    unblock_all()
+
+
 def _ignore(_number: int, _frame: FrameType | None) -> None:
     """Handle a signal by its number having been written to the wake-up descriptor."""

@@ -14,7 +14,7 @@ from setproctitle import setproctitle
 from prefork import log
 from prefork.config.schema import Master, Pool
 from prefork.errors import BootError
-from prefork.handlers import context
+from prefork.handlers import command, context
 from prefork.handlers.context import Worker
 from prefork.handlers.load import load
 from prefork.handlers.socket import adapt
@@ -74,12 +74,14 @@ def _show_stacks_on_demand(descriptor: int) -> None:
 
 
 def prepare(pool: Pool, master: Master, account: Account | None) -> Any:
-    """Become what the handler's code expects to run in, load it, and return it. Raises BootError."""
+    """Become what the handler's code expects to run in, load it, and return it; of a program the path. Raises BootError."""
     try:
         _settle_in(pool, master, account)
     except OSError as error:
         what = "changing to the directory" if error.filename else "setting up the process"
         raise BootError(f"{what} failed: {error}") from error
+    if pool.command is not None:
+        return command.find(pool.command[0])
     application = load(pool.application)
     if pool.kind == "handler":
         return adapt(application)
@@ -91,7 +93,8 @@ def prepare(pool: Pool, master: Master, account: Account | None) -> Any:
 def _settle_in(pool: Pool, master: Master, account: Account | None) -> None:
     if master.umask is not None:
         os.umask(master.umask)
-    process.raise_descriptor_limit(pool.max_connections + OTHER_DESCRIPTORS)
+    if pool.kind != "command":  # whose connections are its own affair
+        process.raise_descriptor_limit(pool.max_connections + OTHER_DESCRIPTORS)
     if account is not None:
         privileges.drop_to(account)
     os.chdir(master.directory)

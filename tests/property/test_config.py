@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from prefork.config.lines import find_places
 from prefork.config.load import load
-from prefork.config.schema import Http, Listen, Log, Master, Pool, Unit, options
+from prefork.config.schema import KINDS, STOP_SIGNALS, Http, Listen, Log, Master, Pool, Unit, options
 from prefork.errors import ConfigError, Problem
 from prefork.units import (
     Share,
@@ -92,6 +92,14 @@ VALUES = {
     Unit.APPLICATION: lambda _: same_text(
         st.builds("{}.{}:{}".format, *[WORD.map(lambda word: f"m{word}")] * 3)
     ),
+    Unit.COMMAND: lambda _: st.lists(WORD | PRINTABLE.filter(bool), min_size=1, max_size=3).map(
+        lambda words: (json.dumps(words, ensure_ascii=False), tuple(words))
+    ),
+    Unit.SIGNAL: lambda _: st.builds(
+        lambda prefix, name: (quoted(prefix + name), name),
+        st.sampled_from(["", "SIG"]),
+        st.sampled_from(STOP_SIGNALS),
+    ),
     Unit.VARIABLES: lambda _: st.dictionaries(WORD, PRINTABLE, max_size=3).map(
         lambda names: (
             f"{{ {', '.join(f'{name} = {quoted(text)}' for name, text in names.items())} }}",
@@ -116,10 +124,10 @@ def tables(draw, struct, without=()):
 @st.composite
 def pools(draw):
     """Draw a valid pool, without its listeners."""
-    kind = draw(st.sampled_from(["wsgi", "handler"]))
-    foreign = [name for name, option in options(Pool).items() if option.told("kind") not in ("", kind)]
-    table = draw(tables(Pool, without=["wsgi", "handler", "max_connections", *foreign]))
-    table[kind] = draw(VALUES[Unit.APPLICATION](None))
+    kind = draw(st.sampled_from(KINDS))
+    foreign = [name for name, option in options(Pool).items() if not option.suits(kind)]
+    table = draw(tables(Pool, without=[*KINDS, "max_connections", *foreign]))
+    table[kind] = draw(VALUES[options(Pool)[kind].unit](None))
     http = draw(tables(Http)) if kind == "wsgi" else {}
     return table, http
 

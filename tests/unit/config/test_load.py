@@ -324,7 +324,7 @@ def test_a_wrong_listener_is_told_once(written, message, hint):
 def test_a_pool_needs_one_kind_and_a_listener():
     assert problems("\n[pool.web]\n") == [
         (
-            ":2: [pool.web]: expected exactly one of handler and wsgi, found neither",
+            ":2: [pool.web]: expected exactly one of handler, wsgi, command, found none",
             'write wsgi = "module:application"',
         ),
         (
@@ -333,7 +333,10 @@ def test_a_pool_needs_one_kind_and_a_listener():
         ),
     ]
     assert problems(WEB + 'handler = "a:b"') == [
-        (":1: [pool.web]: expected exactly one of handler and wsgi, found both", "remove one of them")
+        (
+            ":1: [pool.web]: expected exactly one of handler, wsgi, command, found handler and wsgi",
+            "remove one of them",
+        )
     ]
 
 
@@ -412,7 +415,6 @@ def test_a_byte_order_mark_is_no_mistake():
 KEYS_OF_LATER_ISSUES = [
     "asgi",
     "task",
-    "command",
     "proxy_protocol",
     "trusted",
     "root_path",
@@ -426,8 +428,6 @@ KEYS_OF_LATER_ISSUES = [
     "max_memory",
     "max_age",
     "slow_request",
-    "ready",
-    "stop_signal",
 ]
 
 

@@ -19,7 +19,11 @@ PLAIN = [option for option in OPTIONS if option.unit not in COMPOSITE]
 def test_each_option_has_one_line_of_documentation_and_something_to_show(option):
     assert 0 < len(option.meta.description) < 90
     assert option.unit is Unit.TABLE or option.sample()
-    assert option.default is not None or option.told("otherwise") or option.unit is Unit.APPLICATION
+    assert (
+        option.default is not None
+        or option.told("otherwise")
+        or option.unit in (Unit.APPLICATION, Unit.COMMAND)
+    )
 
 
 @pytest.mark.parametrize("option", PLAIN, ids=lambda option: option.name)

@@ -1,0 +1,92 @@
+"""From a worker to the program that it runs: the list of what its process does between fork and exec."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import NoReturn
+
+from prefork.errors import BootError
+from prefork.handlers.command import FIRST_LISTENER, environment
+from prefork.system import process, signals, tree
+from prefork.system.process import Child
+from prefork.worker.main import prepare
+from prefork.worker.post import Post
+
+READ_SIZE = 4096
+
+
+def launch(post: Post, output: int, notify: str | None, mark: str) -> Child:
+    """Start the program of a worker and return its process, once it is executed.
+
+    Args:
+        post: the worker's.
+        output: where the program is to print.
+        notify: the address for sd_notify(3), if it is to say itself that it is ready.
+        mark: the worker's identity.
+
+    Raises BootError if it cannot be executed.
+
+    """
+    parent, inherited = os.getpid(), dict(os.environ)
+    report, reported = os.pipe()
+
+    def run() -> NoReturn:
+        reported_at = _arrange(post, output, reported)
+        try:
+            _execute(post, parent, inherited, notify, mark)
+        except BootError as error:
+            os.write(reported_at, error.message.encode("utf-8", "replace")[:READ_SIZE])
+        os._exit(BootError.exit_code)
+
+    try:
+        child = process.fork(run)
+    except OSError as error:
+        raise BootError(f"cannot fork: {error.strerror}") from error
+    finally:
+        os.close(reported)
+    with open(report, "rb") as pipe:
+        failure = pipe.read(READ_SIZE).decode()  # ends with the exec: the pipe is closed on it
+    if failure:
+        process.wait_for(child.pid)
+        raise BootError(failure)
+    return child
+
+
+def _arrange(post: Post, output: int, report: int) -> int:
+    """Put each descriptor where the program expects it, and return where ``report`` is then.
+
+    All others are closed by the exec. First all are moved out of the way: any of them may have a number that another
+    one is to get.
+    """
+    sources = [os.open(os.devnull, os.O_RDONLY), output, output, *(sock.fileno() for sock in post.listeners)]
+    free = FIRST_LISTENER + len(post.listeners)
+    moved = [_moved(source, free) for source in sources]
+    kept = _moved(report, free)
+    for number, source in enumerate(moved):
+        os.dup2(source, number)
+    return kept
+
+
+def _moved(descriptor: int, lowest: int) -> int:
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest)
+
+
+def _execute(post: Post, parent: int, inherited: dict[str, str], notify: str | None, mark: str) -> NoReturn:
+    os.setsid()
+    path = prepare(post.pool, post.master, post.account)
+    assert post.pool.command is not None
+    own = environment(inherited, post.pool, post.slot, post.generation, notify, mark)
+    tree.die_with(parent)
+    signals.reset_for_program()
+    try:
+        process.execute(path, post.pool.command, own)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise BootError(f"cannot run {path!r}: {reason}{_explanation(error, path)}") from error
+
+
+def _explanation(error: OSError, path: str) -> str:
+    """Tell what execve(2) means by "no such file" for a file that is there."""
+    is_there = isinstance(error, FileNotFoundError) and os.path.exists(path)
+    return " for the interpreter that its first line names" if is_there else ""

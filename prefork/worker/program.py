@@ -1,0 +1,313 @@
+"""A worker whose work is an external program: it starts it, hands on what it prints, and ends all that it has started.
+
+This process stands between the master and the program for four reasons. It hears the master's orders and its death, as
+every worker does. It is a subreaper, so whatever the program starts stays below it, in whichever session: nobody of the
+tree is missed, and no signal meets a stranger. A program that floods its output occupies this process and not the
+master. And to the supervisor it is a worker like any other: the program's end becomes its own, by code or by signal.
+
+    not ready --a second has passed, or READY=1--> ready --an order, TERM, STOPPING=1, or the program's end--> leaving
+
+It ends when nobody is left below it. Who is still there at ``_kill_at`` is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+from setproctitle import setproctitle
+
+from prefork import log
+from prefork.errors import BootError
+from prefork.handlers.command import MARK
+from prefork.log import Destination, Identity, logger
+from prefork.scoreboard import Row, State
+from prefork.system import process, signals, tree
+from prefork.system.process import Child, Ended
+from prefork.worker import channel
+from prefork.worker.channel import Drain, Draining, Leave, Message, Ready, ReopenLogs, boot_failed
+from prefork.worker.launch import launch
+from prefork.worker.notices import Notices
+from prefork.worker.output import Output
+from prefork.worker.post import Post
+
+# With ready = "started": so long a program has to live.
+STARTED = 1.0
+# A program that is to exit at once has this long after SIGTERM: half of what the master gives to its worker.
+AT_ONCE = 0.5
+# Who outlives the program is killed this much before graceful_timeout is over, so that the record tells of its end.
+MARGIN = 0.5
+# How often those who should be dead are looked for again: they may have forked meanwhile.
+AGAIN = 0.05
+MAX_STACKS = 16384
+READ_SIZE = 4096
+# What a program that was told to leave may end with, as shells and the JVM tell of their end by a signal.
+SHELLS = 128
+
+
+def end_remains(program: int, identity: Identity) -> None:
+    """Kill what a program has started whose worker is dead, and could not do so itself. It is below the master by now.
+
+    ``program`` is the program's pid (0 if that is not known), and ``identity`` its worker's. Who has left its session
+    and wiped its environment is not found.
+    """
+    tree.kill_marked(os.getpid(), program, f"{MARK}={identity}")
+
+
+def run(post: Post) -> NoReturn:
+    """Be a worker. Runs in the process that was just forked, with all signals blocked, and never returns."""
+    shared = [post.channel.fileno(), post.stacks, *post.outlets.descriptors()]
+    process.close_all_but([*shared, *(listener.fileno() for listener in post.listeners)])
+    signals.reset_for_worker()
+    setproctitle(post.title("starting"))
+    identity = Identity(f"{post.pool.name}/{post.slot}", os.getpid(), post.generation)
+    destination = log.start(post.log.level, post.log.format, post.outlets.log, identity)
+    tree.become_subreaper()
+    Program(post, post.board.row(post.row), destination, str(identity)).serve()
+
+
+class Program:
+    """The program of one worker, from its start to the end of all that it has started.
+
+    Args:
+        post: the worker's.
+        row: its row of the scoreboard.
+        destination: the log.
+        mark: the worker's identity.
+
+    """
+
+    def __init__(self, post: Post, row: Row, destination: Destination, mark: str) -> None:
+        self._post = post
+        self._pool = post.pool
+        self._row = row
+        self._destination = destination
+        self._mark = mark
+        self._signals = signals.report_to((signal.SIGTERM, signal.SIGCHLD, signals.STACKS_SIGNAL))
+        self._output = Output(destination)
+        self._poll = select.poll()
+        self._heard: dict[int, Callable[[], None]] = {}
+        self._main: Child | None = None
+        self._ended: Ended | None = None
+        self._ready_at: float | None = None
+        self._is_ready = False
+        self._is_leaving = False
+        self._was_told = False
+        self._must_leave_now = False
+        self._kill_at: float | None = None
+        self._has_killed = False
+
+    def serve(self) -> NoReturn:
+        """Run the program, and end this process as the program ends."""
+        signals.unblock_all()
+        try:
+            self._start()
+        except BootError as error:
+            self._fail(error.message, "")
+        while process.has_children():
+            self._turn()
+        self._output.finish()
+        self._end()
+
+    def _start(self) -> None:
+        notices = self._open_notices()
+        self._main = launch(self._post, self._output.writer, notices.address if notices else None, self._mark)
+        for listener in self._post.listeners:
+            listener.close()
+        os.close(self._output.writer)
+        self._row.set_pid(self._main.pid)
+        logger.info("runs pid %s: %s", self._main.pid, self._pool.application)
+        self._hear(self._signals, self._take_signals)
+        self._hear(self._post.channel.fileno(), self._hear_master)
+        self._hear(self._output.descriptor, self._take_output)
+        if notices is None:
+            self._ready_at = time.monotonic() + STARTED
+        else:
+            self._hear(notices.fileno(), lambda: self._take_notices(notices))
+
+    def _open_notices(self) -> Notices | None:
+        if self._pool.ready != "notify":
+            return None
+        account = self._post.account
+        return Notices({0, os.getuid(), *([account.uid] if account else [])})
+
+    # The one wait.
+
+    def _hear(self, descriptor: int, take: Callable[[], None]) -> None:
+        self._heard[descriptor] = take
+        self._poll.register(descriptor, select.POLLIN)
+
+    def _unhear(self, descriptor: int) -> None:
+        del self._heard[descriptor]
+        self._poll.unregister(descriptor)
+
+    def _turn(self) -> None:
+        dues = [due for due in (self._ready_at, self._kill_at) if due is not None]
+        wait = max(0.0, min(dues) - time.monotonic()) * 1000 if dues else None
+        for descriptor, _ in self._poll.poll(wait):
+            self._heard[descriptor]()
+        now = time.monotonic()
+        if self._ready_at is not None and now >= self._ready_at:
+            self._say_ready()
+        if self._kill_at is not None and now >= self._kill_at:
+            self._kill()
+
+    # What is heard.
+
+    def _take_output(self) -> None:
+        if not self._output.hand_on():
+            self._unhear(self._output.descriptor)
+
+    def _take_notices(self, notices: Notices) -> None:
+        for assignment in notices.take():
+            if assignment == "READY=1":
+                self._say_ready()
+            elif assignment == "STOPPING=1":
+                self._leave_unasked()
+            elif assignment.startswith("STATUS="):
+                logger.debug("its status: %s", assignment.removeprefix("STATUS="))
+
+    def _take_signals(self) -> None:
+        found = set(os.read(self._signals, READ_SIZE))
+        if signals.STACKS_SIGNAL in found:
+            self._show_processes()
+        if signal.SIGCHLD in found:
+            self._reap()
+        if signal.SIGTERM in found:
+            self._leave_unasked(self._pool.stop_signal)
+
+    def _hear_master(self) -> None:
+        received = channel.receive_from_master(self._post.channel)
+        if received is None:
+            self._unhear(self._post.channel.fileno())
+            self._drain(self._pool.graceful_timeout)
+            return
+        message, descriptors = received
+        if isinstance(message, Drain):
+            self._drain(message.grace)
+        elif isinstance(message, Leave):
+            self._leave_now()
+        elif isinstance(message, ReopenLogs):
+            for descriptor in descriptors[:1]:
+                self._destination.reopen(descriptor)
+
+    def _reap(self) -> None:
+        for pid, ended in process.reap():
+            if self._main is not None and pid == self._main.pid:
+                self._main_ended(self._main, ended)
+
+    # What is to be done about it.
+
+    def _say(self, message: Message) -> None:
+        channel.send(self._post.channel, message)
+
+    def _show(self, state: State) -> None:
+        self._row.set_state(state)
+        setproctitle(self._post.title(state.name.lower()))
+
+    def _say_ready(self) -> None:
+        self._ready_at = None
+        if not self._is_ready and not self._is_leaving:
+            self._is_ready = True
+            self._output.last.clear()
+            self._show(State.READY)
+            self._say(Ready())
+
+    def _drain(self, grace: float) -> None:
+        """Tell the program to finish and leave, as somebody wants it."""
+        self._was_told = True
+        self._begin_leaving(grace)
+        self._signal(self._pool.stop_signal)
+
+    def _leave_unasked(self, number: str | None = None) -> None:
+        """Have another worker take this one's place, since the program leaves, or is to; sending a signal if given."""
+        if not self._is_leaving and self._is_ready:
+            self._say(Draining())
+        self._was_told = True
+        self._begin_leaving(self._pool.graceful_timeout)
+        if number is not None:
+            self._signal(number)
+
+    def _begin_leaving(self, grace: float) -> None:
+        self._is_leaving = True
+        self._ready_at = None
+        by = time.monotonic() + grace
+        self._kill_at = by if self._kill_at is None else min(by, self._kill_at)
+        self._show(State.DRAINING)
+
+    def _leave_now(self) -> None:
+        self._must_leave_now = True
+        self._begin_leaving(AT_ONCE)
+        self._signal("TERM")
+
+    def _main_ended(self, main: Child, ended: Ended) -> None:
+        """Take notice of the program's end; whom it leaves behind is to leave as well."""
+        self._ended = ended
+        self._main = None
+        main.close()
+        if not process.has_children():
+            return
+        left = [found for found in tree.below(os.getpid()) if found.state != "Z"]
+        logger.info(
+            "its program has ended, %s, and left: %s",
+            _words(ended),
+            "; ".join(found.description for found in left),
+        )
+        if self._is_ready and not self._is_leaving:
+            self._say(Draining())
+        self._begin_leaving(max(0.0, self._pool.graceful_timeout - MARGIN) if self._is_ready else 0.0)
+        tree.signal_below(os.getpid(), _number(self._pool.stop_signal), main.pid)
+
+    def _signal(self, name: str) -> None:
+        """Send a signal to the program; if it is gone, to all that it has left."""
+        if self._main is not None:
+            self._main.send_signal(_number(name))
+        else:
+            tree.signal_below(os.getpid(), _number(name), os.getpid())
+
+    def _kill(self) -> None:
+        self._has_killed = self._has_killed or self._main is not None
+        self._kill_at = time.monotonic() + AGAIN
+        tree.kill_below(os.getpid())
+
+    def _show_processes(self) -> None:
+        """Say who is there, in the place of stacks."""
+        lines = "\n".join(found.description for found in tree.below(os.getpid()))
+        os.write(self._post.stacks, lines.encode("utf-8", "replace")[:MAX_STACKS])
+
+    # How it ends.
+
+    def _end(self) -> NoReturn:
+        """End as the program has ended; but well, if it has left as it was told."""
+        ended = self._ended
+        assert ended is not None
+        if not self._is_ready and not self._was_told and not self._must_leave_now:
+            self._fail(f"it ended before it was ready: {_words(ended)}", "\n".join(self._output.last))
+        if self._must_leave_now or (self._was_told and _left_as_told(ended, self._pool.stop_signal)):
+            os._exit(0)
+        if self._has_killed and ended.signal == "SIGKILL":
+            logger.error("killed: it did not leave in time")
+            os._exit(1)
+        if ended.signal is not None:
+            process.end_by(ended.signal)
+        os._exit(ended.code or 0)
+
+    def _fail(self, reason: str, traceback: str) -> NoReturn:
+        self._say(boot_failed(reason, traceback))
+        os._exit(BootError.exit_code)
+
+
+def _number(name: str) -> int:
+    return signal.Signals[f"SIG{name}"]
+
+
+def _words(ended: Ended) -> str:
+    return f"exit code {ended.code}" if ended.signal is None else ended.signal
+
+
+def _left_as_told(ended: Ended, stop_signal: str) -> bool:
+    return ended.signal == f"SIG{stop_signal}" or ended.code in (0, SHELLS + _number(stop_signal))

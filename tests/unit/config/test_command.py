@@ -1,0 +1,91 @@
+"""Pools of external programs: what may be written of them, and what has no meaning for them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.config.reading import problems, read
+
+NODE = '[pool.assets]\ncommand = ["node", "my assets.js"]\n'
+
+
+def test_a_program_with_its_arguments_is_a_kind_of_pool_that_needs_no_listener():
+    pool = read(NODE).pools["assets"]
+    assert (pool.kind, pool.command, pool.application) == (
+        "command",
+        ("node", "my assets.js"),
+        "node 'my assets.js'",
+    )
+    assert (pool.ready, pool.stop_signal, pool.listen) == ("started", "TERM", ())
+
+
+@pytest.mark.parametrize("written", ["QUIT", "SIGQUIT"])
+def test_a_stop_signal_has_its_name_with_or_without_sig(written):
+    assert read(f'{NODE}stop_signal = "{written}"').pools["assets"].stop_signal == "QUIT"
+
+
+@pytest.mark.parametrize(
+    ("written", "expected", "hint"),
+    [
+        ("\"node 'a b'\"", "a list: a program and its arguments, found \"node 'a b'\"", '["node", "a b"]'),
+        ('"node \'"', 'a list: a program and its arguments, found "node \'"', '["node", "assets.js"]'),
+        ("[]", "a list of texts: a program and its arguments, found an empty list", '["node", "assets.js"]'),
+        ('["a", 1]', "a list of texts: a program and its arguments", '["node", "assets.js"]'),
+        ('[""]', "a program and its arguments, without the character 0", None),
+        (r'["a", "\u0000"]', "a program and its arguments, without the character 0", None),
+    ],
+)
+def test_what_is_no_command_is_refused(written, expected, hint):
+    (message, told), *rest = problems(f"[pool.x]\ncommand = {written}\n")
+    assert not rest
+    assert message.startswith(f":2: [pool.x] command: expected {expected}")
+    assert told == (hint and f"write command = {hint}")
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"), [('"quit"', 'write stop_signal = "QUIT"'), ('"KILL"', None), ("3", None)]
+)
+def test_what_is_no_stop_signal_is_refused(written, hint):
+    ((message, told),) = problems(f"{NODE}stop_signal = {written}")
+    assert message.startswith(
+        ":3: [pool.assets] stop_signal: expected one of TERM, QUIT, INT, HUP, USR1, USR2"
+    )
+    assert told == hint
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "threads = 2",
+        "stall_timeout = 1",
+        "request_timeout = 1",
+        "read_timeout = 1",
+        "max_connections = 1",
+        'tls = { certificate = "c" }',
+    ],
+)
+def test_what_only_workers_of_python_know_is_refused(written):
+    ((message, hint),) = problems(NODE + written)
+    key = written.split()[0]
+    assert message.startswith(
+        (f":3: [pool.assets] {key}: expected this", ":3: [pool.assets.tls]: expected this")
+    )
+    assert message.endswith("found a pool with command")
+    assert hint == f"remove {key}"
+
+
+@pytest.mark.parametrize("option", ["proxy_protocol = true", 'tls = { certificate = "c" }', "trusted = []"])
+def test_what_a_listener_cannot_do_for_a_program_is_refused(option):
+    ((message, _),) = problems(f'{NODE}listen = [{{ address = "127.0.0.1:1", {option} }}]')
+    assert message.endswith("found a pool with command")
+
+
+@pytest.mark.parametrize("option", ['ready = "notify"', 'stop_signal = "INT"'])
+def test_other_kinds_have_no_use_for_what_is_a_programs(option):
+    ((message, _),) = problems(f'[pool.web]\nlisten = ["127.0.0.1:1"]\nwsgi = "a:b"\n{option}')
+    assert message.endswith("expected this in a pool with command only, found a pool with wsgi")
+
+
+def test_a_prefork_that_another_one_runs_takes_no_setting_from_that_ones_marks():
+    marks = {"PREFORK_POOL": "web", "PREFORK_SLOT": "0", "PREFORK_GENERATION": "1", "PREFORK_WORKER": "web/0"}
+    assert read(NODE, environment=marks) == read(NODE)
