@@ -9,7 +9,7 @@ from prefork.config.document import Document
 from prefork.units import shown
 
 PREFIX = "PREFORK_"
-TABLES = ("MASTER", "LOG")
+TABLES = ("MASTER", "LOG", "HOOKS")
 
 
 def apply_settings(document: Document, settings: Sequence[str]) -> None:
@@ -42,7 +42,7 @@ def _apply_variable(document: Document, name: str, raw: str) -> None:
     elif table == "POOL" and key:
         _apply_pool_variable(document, key, raw, origin)
     else:
-        expected = "PREFORK_MASTER__KEY, PREFORK_LOG__KEY or PREFORK_POOL__NAME__KEY"
+        expected = "PREFORK_MASTER__KEY, PREFORK_LOG__KEY, PREFORK_HOOKS__KEY or PREFORK_POOL__NAME__KEY"
         document.refuse(origin, expected, shown(name))
 
 
