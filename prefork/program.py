@@ -16,7 +16,7 @@ from typing import Any
 from setproctitle import getproctitle, setproctitle
 
 from prefork.cli.run import source
-from prefork.config.load import load_values, name_for
+from prefork.config.load import load, name_for
 from prefork.config.schema import Config, Pool, Unit, options
 from prefork.errors import BootError, ConfigError, PreforkError, Problem, UsageError
 from prefork.handlers import context
@@ -117,7 +117,7 @@ class _ValuesReader:
         self._environment = dict(os.environ)
 
     def __call__(self) -> Config:
-        return load_values(
+        return load(
             _plain(self._values),  # a copy: settings from the environment are written into it
             source=self._script,
             directory=self._directory,

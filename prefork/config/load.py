@@ -55,7 +55,7 @@ UNNAMED = re.compile(r"[^A-Za-z0-9._-]+|^[^A-Za-z0-9]+", re.ASCII)
 
 
 def load(
-    data: bytes,
+    data: bytes | dict[str, Any],
     *,
     source: str,
     directory: str,
@@ -67,8 +67,8 @@ def load(
     """Return the configuration in a TOML file, with absolute paths.
 
     Args:
-        data: the file's content.
-        source: its path as the user wrote it, for messages and for the server's name.
+        data: the file's content; or the values that it would give, which are altered.
+        source: its path as the user wrote it, for messages and for the server's name; or who gives the values.
         directory: where the command was started, absolute.
         runtime_directory: the folder of the control socket, unless the file names one; absolute.
         cpus: what ``workers = "auto"`` stands for.
@@ -78,37 +78,9 @@ def load(
     Raises ConfigError with all problems.
 
     """
-    document = read(data, printable(source))
-    return _load(document, source, directory, runtime_directory, cpus, environment, settings)
-
-
-def load_values(
-    values: dict[str, Any],
-    *,
-    source: str,
-    directory: str,
-    runtime_directory: str,
-    cpus: int,
-    environment: Mapping[str, str],
-    settings: Sequence[str],
-) -> Config:
-    """Return the configuration in values such as a TOML file gives them, which are altered; see ``load``.
-
-    ``source`` is who gives them. Raises ConfigError with all problems.
-    """
-    document = Document(values, {}, printable(source))
-    return _load(document, source, directory, runtime_directory, cpus, environment, settings)
-
-
-def _load(
-    document: Document,
-    source: str,
-    directory: str,
-    runtime_directory: str,
-    cpus: int,
-    environment: Mapping[str, str],
-    settings: Sequence[str],
-) -> Config:
+    document = (
+        read(data, printable(source)) if isinstance(data, bytes) else Document(data, {}, printable(source))
+    )
     apply_environment(document, environment)
     apply_settings(document, settings)
     reader = _Reader(document, source, directory, runtime_directory, cpus)
