@@ -20,6 +20,7 @@ from prefork.control.client import Client
 PATIENCE = 30.0
 APPS = Path(__file__).parent / "apps"
 PREFORK = [sys.executable, "-m", "prefork"]
+RUN = [*PREFORK, "run", "server.toml"]
 
 
 class Server:
@@ -28,6 +29,7 @@ class Server:
     ``inherit`` are named sockets that it gets as from systemd.
     Its control socket is ``folder/control.sock``, its applications come from tests/apps, its log goes to stderr.
     stdout is a pipe that all of its processes share: its end of file says that the last of them is gone.
+    ``command`` runs it in another way.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Server:
         *options: str,
         env: dict[str, str] | None = None,
         inherit: Sequence[tuple[str, socket.socket]] = (),
+        command: Sequence[str] = RUN,
     ) -> None:
         self.folder = folder
         self.control = folder / "control.sock"
@@ -46,7 +49,7 @@ class Server:
         self._news = threading.Condition()
         launcher, variables = _passing(inherit)
         self.process = subprocess.Popen(
-            [*launcher, *PREFORK, "run", "server.toml", *options],
+            [*launcher, *command, *options],
             cwd=folder,
             env={
                 **os.environ,

@@ -91,7 +91,9 @@ def check(conf: Conf, settings: Set = None) -> None:
     """
     from prefork.cli import run as local
 
-    verdict, failures = local.check(conf, settings or [])
+    verdict, failures, doubts = local.check(conf, settings or [])
+    for doubt in doubts:
+        _say(f"warning: {doubt}")
     for failure in failures:
         _print_error(failure)
     if failures:

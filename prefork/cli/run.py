@@ -90,8 +90,8 @@ def run(conf: str, settings: Sequence[str]) -> int:
     return start.run(source(conf, settings).read, conf)
 
 
-def check(conf: str, settings: Sequence[str]) -> tuple[str, list[PreforkError]]:
-    """Return what is to be said of a good file, and what is wrong beside it: certificates, applications.
+def check(conf: str, settings: Sequence[str]) -> tuple[str, list[PreforkError], tuple[str, ...]]:
+    """Return what is to be said of a good file, what is wrong beside it (certificates, applications), and doubts.
 
     Raises ConfigError for what is wrong in the file.
     """
@@ -100,7 +100,8 @@ def check(conf: str, settings: Sequence[str]) -> tuple[str, list[PreforkError]]:
     config = source(conf, settings).read()
     workers = sum(pool.workers for pool in config.pools.values())
     verdict = f"{conf}: all is well: {_count(len(config.pools), 'pool')}, {_count(workers, 'worker')}"
-    return verdict, [*_check_certificates(config), *probe(config)]
+    findings = probe(config)
+    return verdict, [*_check_certificates(config), *findings.errors], findings.doubts
 
 
 def _check_certificates(config: Config) -> list[ConfigError]:

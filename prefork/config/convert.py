@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from prefork.config.access import check_format
-from prefork.config.schema import STOP_SIGNALS, Option, Unit
+from prefork.config.schema import CPU_RANGES, MAX_CPU, MAX_LIMIT, STOP_SIGNALS, UNLIMITED, Option, Unit
 from prefork.units import (
     Address,
     Share,
@@ -168,6 +168,47 @@ def _networks(option: Option, value: Any) -> tuple[str, ...]:
     return tuple(parse_network(_network(item)) for item in value)
 
 
+def _cpus(option: Option, value: Any) -> tuple[int, ...]:
+    """Return the numbers of CPUs, each once, in order: a list of them, or text with ranges as systemd has it."""
+    if isinstance(value, str) and re.match(CPU_RANGES, value):
+        found = _numbers(value)
+    elif isinstance(value, list) and all(type(item) is int for item in value):
+        found = value
+    else:
+        raise UnitError(
+            'a list of CPUs, or text like "0-3,6"', value, f"write {option.name} = {option.sample()}"
+        )
+    if not found or not all(0 <= number <= MAX_CPU for number in found):
+        raise UnitError(f"numbers of CPUs from 0 to {MAX_CPU}", value)
+    return tuple(sorted(set(found)))
+
+
+def _numbers(ranges: str) -> list[int]:
+    """Return the numbers that text like ``0-3,6`` means; nothing if one of its ranges has none."""
+    parts = [[int(end) for end in part.split("-")] for part in ranges.split(",")]
+    found = [range(ends[0], ends[-1] + 1) for ends in parts]
+    return [number for numbers in found for number in numbers] if all(found) else []
+
+
+def _limit(option: Option, value: Any) -> int:
+    if value == "unlimited":
+        return UNLIMITED
+    try:
+        amount = parse_size(value) if option.unit is Unit.SIZE_LIMIT else _count(option, value)
+    except UnitError as error:
+        raise UnitError(f'{error.expected}, or "unlimited"', value, error.hint) from error
+    if not 0 <= amount <= MAX_LIMIT:
+        raise UnitError('a number from 0, or "unlimited"', value, f'write {option.name} = "unlimited"')
+    return amount
+
+
+def _patterns(option: Option, value: Any) -> tuple[str, ...]:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(_text(option, item) for item in value)
+    better = f"[{shown(value)}]" if isinstance(value, str) else option.sample()
+    raise UnitError("a list of patterns of files", value, f"write {option.name} = {better}")
+
+
 def _network(item: Any) -> str:
     if not isinstance(item, str):
         raise UnitError("addresses and networks as text", item)
@@ -213,6 +254,16 @@ def _application(option: Option, value: Any) -> str:
     return text
 
 
+def _module(option: Option, value: Any) -> str:
+    text = _text(option, value)
+    if all(name.isidentifier() for name in text.split(".")):
+        return text
+    better = text.partition(":")[0].removesuffix(".py").strip("./").replace("/", ".")
+    usable = all(name.isidentifier() for name in better.split("."))
+    hint = f"write {option.name} = {shown(better) if usable else option.sample()}"
+    raise UnitError('the dotted name of a module, as in "shop.hooks"', value, hint)
+
+
 def _application_hint(option: Option, text: str) -> str:
     module, colon, attribute = text.partition(":")
     if not colon and "/" not in text and "." in text.removesuffix(".py"):
@@ -238,8 +289,13 @@ _PARSERS: dict[Unit, Callable[[Option, Any], Any]] = {
     Unit.APPLICATION: _application,
     Unit.COMMAND: _command,
     Unit.SIGNAL: _signal,
+    Unit.MODULE: _module,
+    Unit.PATTERNS: _patterns,
     Unit.FLAG: _flag,
     Unit.ROOT_PATH: _root_path,
     Unit.NETWORKS: _networks,
+    Unit.CPUS: _cpus,
+    Unit.LIMIT: _limit,
+    Unit.SIZE_LIMIT: _limit,
     Unit.FORMAT: lambda option, value: check_format(_text(option, value)),
 }

@@ -69,14 +69,19 @@ class Document:
             return f"{self._source}:{origin.line}"
         return origin or self._source
 
+    def place(self, path: Path, about: Path | None = None) -> str:
+        """Return where the value at ``path`` was written, and its name, or the name of what it is about."""
+        place = self.where(path)
+        if isinstance(self._origin(path), str):
+            return place
+        return ": ".join(filter(None, (place, self.name(path if about is None else about))))
+
     def complain(
         self, path: Path, expected: str, found: str, hint: str | None = None, about: Path | None = None
     ) -> None:
         """Note a problem at ``path`` of the document; ``about`` names what it is about, if not just that."""
         origin = self._origin(path)
-        place = self.where(path)
-        if not isinstance(origin, str):
-            place = ": ".join(filter(None, (place, self.name(path if about is None else about))))
+        place = self.place(path, about)
         line = origin.line if isinstance(origin, Place) else _LAST if origin else 0
         self._note(line, f"{place}: expected {expected}, found {found}", hint)
 

@@ -22,7 +22,9 @@ from prefork.config.lines import Path
 from prefork.config.schema import (
     POOL_NAME,
     Config,
+    Hooks,
     Http,
+    Limits,
     Listen,
     Log,
     Master,
@@ -35,21 +37,25 @@ from prefork.config.schema import (
 from prefork.config.settings import apply_environment, apply_settings
 from prefork.units import Address, UnitError, UnixAddress, check_unix_path, printable, shown
 
-TABLES = ("master", "log", "pool")
+TABLES = ("master", "log", "hooks", "pool")
 HOMES = {
     "[master]": Master,
     "[log]": Log,
+    "[hooks]": Hooks,
     "[pool.NAME]": Pool,
+    "[pool.NAME.limits]": Limits,
     "[pool.NAME.http]": Http,
     "[pool.NAME.tls]": Tls,
     "listen = [{ address = … }]": Listen,
 }
+# Whether such a value is right is not known before somebody looks at the machine.
+JUDGED_LATER = {Unit.ACCOUNT, Unit.PATH, Unit.PATTERNS}
 VARIABLE = re.compile(r"[^=\0]+")
 UNNAMED = re.compile(r"[^A-Za-z0-9._-]+|^[^A-Za-z0-9]+", re.ASCII)
 
 
 def load(
-    data: bytes,
+    data: bytes | dict[str, Any],
     *,
     source: str,
     directory: str,
@@ -61,8 +67,8 @@ def load(
     """Return the configuration in a TOML file, with absolute paths.
 
     Args:
-        data: the file's content.
-        source: its path as the user wrote it, for messages and for the server's name.
+        data: the file's content; or the values that it would give, which are altered.
+        source: its path as the user wrote it, for messages and for the server's name; or who gives the values.
         directory: where the command was started, absolute.
         runtime_directory: the folder of the control socket, unless the file names one; absolute.
         cpus: what ``workers = "auto"`` stands for.
@@ -72,7 +78,9 @@ def load(
     Raises ConfigError with all problems.
 
     """
-    document = read(data, printable(source))
+    document = (
+        read(data, printable(source)) if isinstance(data, bytes) else Document(data, {}, printable(source))
+    )
     apply_environment(document, environment)
     apply_settings(document, settings)
     reader = _Reader(document, source, directory, runtime_directory, cpus)
@@ -92,6 +100,7 @@ class _Reader:
         self._directory = directory
         self._runtime_directory = runtime_directory
         self._cpus = cpus
+        self._origins: dict[str, str] = {}
 
     def config(self) -> Config:
         for key in self._document.values:
@@ -99,12 +108,13 @@ class _Reader:
                 self._unknown((key,), TABLES, "a known table")
         master = self._master()
         log = Log(**self._resolved(self._table(("log",), Log), "file", "access"))
-        return Config(master=master, log=log, pools=self._pools())
+        hooks = Hooks(**self._table(("hooks",), Hooks))
+        return Config(master=master, log=log, pools=self._pools(), hooks=hooks, origins=self._origins)
 
     def _master(self) -> Master:
         found = self._table(("master",), Master)
         self._directory = self._path(found.get("directory", "."))
-        name = found.setdefault("name", _name_of(self._source))
+        name = found.setdefault("name", name_for(posixpath.basename(self._source).removesuffix(".toml")))
         found.setdefault("control", posixpath.join(self._runtime_directory, f"{name}.sock"))
         found["directory"] = self._directory
         master = Master(**self._resolved(found, "control", "pid_file"))
@@ -131,7 +141,9 @@ class _Reader:
         return False
 
     def _pool(self, name: str) -> Pool:
-        return Pool(name=name, **self._table(("pool", name), Pool))
+        found = self._table(("pool", name), Pool)
+        found["reload_on_change"] = tuple(map(self._path, found.get("reload_on_change", ())))
+        return Pool(name=name, **self._resolved(found, "directory"))
 
     def _table(self, path: Path, struct: type[msgspec.Struct], table: Any = None) -> dict[str, Any]:
         """Return the values of a table that are right; the table at ``path`` unless it is given."""
@@ -162,12 +174,16 @@ class _Reader:
         self._document.complain(path, expected, shown(key), hint, about=path[:-1])
 
     def _value(self, path: Path, option: Option, value: Any) -> Any:
+        if option.unit in JUDGED_LATER:
+            self._origins[".".join(map(str, path))] = self._document.place(path)
         if option.unit is Unit.LISTENERS:
             return self._listeners(path, value)
         if option.unit is Unit.VARIABLES:
             return self._variables(path, value)
         if option.unit is Unit.TABLE:
-            return self._tls(path, value) if option.table is Tls else Http(**self._table(path, Http, value))
+            if option.table is Tls:
+                return self._tls(path, value)
+            return msgspec.convert(self._table(path, option.table, value), option.table)
         return self._plain(path, option, value)
 
     def _tls(self, path: Path, value: Any) -> Any:
@@ -285,7 +301,6 @@ def _shown(value: Any) -> str:
     return shown(value.value if isinstance(value, Setting) else value)
 
 
-def _name_of(source: str) -> str:
-    """Return the server's name for a file."""
-    stem = posixpath.basename(source).removesuffix(".toml")
+def name_for(stem: str) -> str:
+    """Return a server's name for a file's."""
     return UNNAMED.sub("-", stem).strip("-")[:64] or "prefork"

@@ -25,6 +25,12 @@ YEAR = 366 * DAY
 MANY = 1_000_000
 MAX_WORKERS = 1000
 GIB = 2**30
+# A resource limit that is none; as resource.RLIM_INFINITY.
+UNLIMITED = -1
+MAX_LIMIT = 2**62
+# The highest number that a CPU may have: CPU_SETSIZE of sched_setaffinity(2).
+MAX_CPU = 1023
+CPU_RANGES = r"^\s*[0-9]{1,4}(-[0-9]{1,4})?(\s*,\s*[0-9]{1,4}(-[0-9]{1,4})?)*\s*$"
 
 
 POOL_NAME = r"[A-Za-z0-9_-]{1,64}"
@@ -56,6 +62,11 @@ class Unit(StrEnum):
     VARIABLES = "variables"
     FLAG = "flag"
     ROOT_PATH = "root path"
+    MODULE = "module"
+    PATTERNS = "patterns"
+    CPUS = "cpus"
+    LIMIT = "limit"
+    SIZE_LIMIT = "size limit"
     NETWORKS = "networks"
     TABLE = "table"
     FORMAT = "format"
@@ -161,7 +172,8 @@ def options(struct: type[msgspec.Struct]) -> dict[str, Option]:
         metas = [argument for argument in get_args(field.type) if isinstance(argument, Meta)]
         if metas:
             default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
-            found[field.name] = Option(field.name, _written_type(field.type), metas[0], default)
+            key = field.encode_name
+            found[key] = Option(key, _written_type(field.type), metas[0], default)
     return found
 
 
@@ -254,6 +266,20 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     access_format: Annotated[
         str, option(Unit.FORMAT, "common, combined, json, or a template of the fields below")
     ] = "combined"
+
+
+class Hooks(msgspec.Struct, frozen=True, kw_only=True):
+    """Functions of the user's for moments of a worker's life."""
+
+    module: Annotated[
+        str | None,
+        option(
+            Unit.MODULE,
+            "its functions before_fork, after_fork, ready, drain, exit are called with the worker",
+            otherwise="none",
+            example='"shop.hooks"',
+        ),
+    ] = None
 
 
 class Tls(msgspec.Struct, frozen=True, kw_only=True):
@@ -376,6 +402,50 @@ class Http(msgspec.Struct, frozen=True, kw_only=True):
     )
 
 
+def limit(description: str, *, example: str, is_size: bool = False) -> Meta:
+    """Declare a resource limit of setrlimit(2): a number or a size, or "unlimited"."""
+    unit = Unit.SIZE_LIMIT if is_size else Unit.LIMIT
+    return option(unit, description, otherwise="as inherited", example=example)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, rename={"as_": "as"}):
+    """What one worker may use at most, soft and hard, by the names of setrlimit(2); None: as inherited."""
+
+    as_: Annotated[
+        int | None, limit("address space: allocations beyond it fail", example='"4GiB"', is_size=True)
+    ] = None
+    core: Annotated[int | None, limit("largest core dump", example='"unlimited"', is_size=True)] = None
+    cpu: Annotated[int | None, limit("seconds of CPU time, then SIGXCPU and SIGKILL", example="3600")] = None
+    data: Annotated[
+        int | None, limit("data segment: heap and private memory", example='"2GiB"', is_size=True)
+    ] = None
+    fsize: Annotated[int | None, limit("largest file that it may write", example='"1GiB"', is_size=True)] = (
+        None
+    )
+    memlock: Annotated[int | None, limit("memory locked into RAM", example='"8MiB"', is_size=True)] = None
+    msgqueue: Annotated[
+        int | None, limit("POSIX message queues of its user", example='"1MiB"', is_size=True)
+    ] = None
+    nofile: Annotated[
+        int | None,
+        option(
+            Unit.LIMIT,
+            "descriptors above every open one",
+            otherwise="raised, as far as permitted, to what max_connections need",
+            example="4096",
+        ),
+    ] = None
+    nproc: Annotated[int | None, limit("processes and threads of its user", example="512")] = None
+    rtprio: Annotated[int | None, limit("highest real-time priority", example="0")] = None
+    rttime: Annotated[
+        int | None, limit("microseconds in a row under real-time scheduling", example="200000")
+    ] = None
+    sigpending: Annotated[int | None, limit("queued signals of its user", example="1024")] = None
+    stack: Annotated[
+        int | None, limit("stack of the main thread, and of new threads", example='"8MiB"', is_size=True)
+    ] = None
+
+
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
     """A named group of equal workers with their listeners and one handler."""
 
@@ -477,6 +547,71 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         dict[str, str],
         option(Unit.VARIABLES, "environment variables of the workers", example='{ LANG = "C.UTF-8" }'),
     ] = {}
+    user: Annotated[
+        str | None,
+        option(
+            Unit.ACCOUNT, "whom its workers run as (needs root)", otherwise="master.user", example='"mail"'
+        ),
+    ] = None
+    group: Annotated[
+        str | None,
+        option(
+            Unit.ACCOUNT,
+            "the group they run as (needs root)",
+            otherwise="the user's group if user is given, else master.group",
+            example='"mail"',
+        ),
+    ] = None
+    umask: Annotated[
+        int | None,
+        option(
+            Unit.MODE,
+            "permissions that files made by them lack",
+            otherwise="master.umask",
+            example='"0027"',
+            ge=0,
+            le=0o777,
+        ),
+    ] = None
+    directory: Annotated[
+        str | None,
+        option(
+            Unit.PATH,
+            "where they run; first on their sys.path, before the master's",
+            otherwise="master.directory",
+            example='"mail"',
+        ),
+    ] = None
+    nice: Annotated[
+        int | None,
+        option(
+            Unit.COUNT,
+            "the kernel's preference: from -20, most (needs root), to 19",
+            otherwise="as inherited",
+            example="5",
+            ge=-20,
+            le=19,
+        ),
+    ] = None
+    cpu_affinity: Annotated[
+        tuple[int, ...],
+        option(Unit.CPUS, 'the only CPUs that they run on: a list, or text like "0-3,6"', example="[0, 1]"),
+    ] = ()
+    no_new_privs: Annotated[
+        bool,
+        option(Unit.FLAG, "programs that they start gain no rights, whatever their files say (prctl(2))"),
+    ] = False
+    reload_on_change: Annotated[
+        tuple[str, ...],
+        option(
+            Unit.PATTERNS,
+            "for development: reload when such files change; needs prefork[watch]",
+            example='["src/**/*.py"]',
+        ),
+    ] = ()
+    limits: Annotated[
+        Limits, option(Unit.TABLE, "what each may use at most, by the names of setrlimit(2)")
+    ] = Limits()
     http: Annotated[
         Http, option(Unit.TABLE, "what a request may be at most, and what is believed of it", kind="wsgi")
     ] = Http()
@@ -508,14 +643,26 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole file, with absolute paths; pools in the file's order."""
+    """The whole file, with absolute paths; pools in the file's order.
+
+    ``origins`` tells where those values were written that only the machine can judge, by their dotted paths.
+    """
 
     master: Master
     log: Log
     pools: dict[str, Pool]
+    hooks: Hooks = Hooks()
+    origins: dict[str, str] = {}
+
+    def place(self, *path: str) -> str:
+        """Return where the value at a path was written, for messages: file, line, table and key if that is known."""
+        return self.origins.get(".".join(path), f"[{'.'.join(path[:-1])}] {path[-1]}")
 
 
 _LINE = {"type": "string", "minLength": 1}
+_SIZE = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?\s*([kKMGT]?B|[KMGT]iB)$"}
+_AMOUNT = {"type": "integer", "minimum": 0, "maximum": MAX_LIMIT}
+_CPU = {"type": "integer", "minimum": 0, "maximum": MAX_CPU}
 
 
 def json_schema() -> dict[str, Any]:
@@ -529,7 +676,12 @@ def json_schema() -> dict[str, Any]:
         "type": "object",
         "additionalProperties": False,
         "required": ["pool"],
-        "properties": {"master": _table_schema(Master), "log": _table_schema(Log), "pool": pools},
+        "properties": {
+            "master": _table_schema(Master),
+            "log": _table_schema(Log),
+            "hooks": _table_schema(Hooks),
+            "pool": pools,
+        },
     }
 
 
@@ -555,7 +707,7 @@ def _value_schema(found: Option, ranged: dict[str, Any]) -> dict[str, Any]:
         return _table_schema(found.table) | needed
     if found.unit is Unit.VARIABLES:
         return {"type": "object", "additionalProperties": {"type": "string"}}
-    if found.unit is Unit.NETWORKS:
+    if found.unit in (Unit.NETWORKS, Unit.PATTERNS):
         return {"type": "array", "items": {"type": "string"}}
     if found.unit is Unit.CHOICE:
         return {"enum": list(found.choices())}
@@ -569,7 +721,7 @@ def _plain_schema(unit: Unit, ranged: dict[str, Any]) -> dict[str, Any]:
         Unit.COUNT: [whole],
         Unit.WORKERS: [whole, {"const": "auto"}],
         Unit.DURATION: [number, _text_schema(r"^\s*([0-9]+(\.[0-9]+)?\s*(d|h|m|s|ms)\s*)+$")],
-        Unit.SIZE: [whole, _text_schema(r"^[0-9]+(\.[0-9]+)?\s*([kKMGT]?B|[KMGT]iB)$")],
+        Unit.SIZE: [whole, _SIZE],
         Unit.SHARE: [whole, _text_schema(r"^[0-9]+(\.[0-9]+)?\s*%$")],
         Unit.PATHS: [_LINE, {"type": "array", "minItems": 1, "items": _LINE}],
         Unit.MODE: [_text_schema(r"^(0o)?[0-7]{1,4}$"), whole],
@@ -577,6 +729,9 @@ def _plain_schema(unit: Unit, ranged: dict[str, Any]) -> dict[str, Any]:
         Unit.COMMAND: [{"type": "array", "minItems": 1, "items": {"type": "string"}}],
         Unit.SIGNAL: [_text_schema(f"^(SIG)?({'|'.join(STOP_SIGNALS)})$")],
         Unit.FLAG: [{"type": "boolean"}],
+        Unit.CPUS: [{"type": "array", "minItems": 1, "items": _CPU}, _text_schema(CPU_RANGES)],
+        Unit.LIMIT: [_AMOUNT, {"const": "unlimited"}],
+        Unit.SIZE_LIMIT: [_AMOUNT, _SIZE, {"const": "unlimited"}],
         Unit.ROOT_PATH: [_text_schema(r"^(/[^/?#%\s]+)*$")],
     }
     found = ways.get(unit, [_LINE])

@@ -9,7 +9,7 @@ from prefork.config.document import Document
 from prefork.units import shown
 
 PREFIX = "PREFORK_"
-TABLES = ("MASTER", "LOG")
+TABLES = ("MASTER", "LOG", "HOOKS")
 # What programs are told by the prefork that runs them; one of them may be another prefork. Settings have a "__".
 MARKS = {"PREFORK_POOL", "PREFORK_SLOT", "PREFORK_GENERATION", "PREFORK_WORKER"}
 
@@ -44,7 +44,7 @@ def _apply_variable(document: Document, name: str, raw: str) -> None:
     elif table == "POOL" and key:
         _apply_pool_variable(document, key, raw, origin)
     else:
-        expected = "PREFORK_MASTER__KEY, PREFORK_LOG__KEY or PREFORK_POOL__NAME__KEY"
+        expected = "PREFORK_MASTER__KEY, PREFORK_LOG__KEY, PREFORK_HOOKS__KEY or PREFORK_POOL__NAME__KEY"
         document.refuse(origin, expected, shown(name))
 
 

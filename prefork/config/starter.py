@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from prefork.config.access import FIELDS, TEMPLATES
-from prefork.config.schema import Http, Listen, Log, Master, Option, Pool, Tls, Unit, options
+from prefork.config.schema import Hooks, Http, Limits, Listen, Log, Master, Option, Pool, Tls, Unit, options
 
 COLUMN = 42
 
@@ -64,8 +64,10 @@ def full_toml() -> str:
         *_table("[master]", Master),
         *_table("[log]", Log),
         *_fields(),
+        *_table("[hooks]", Hooks),
         "# Any number of pools, each with a name of letters, digits, - and _; exactly one of handler, wsgi, command.",
         *_table("[pool.web]", Pool, web, "wsgi"),
+        *_table("[pool.web.limits]", Limits),
         *_table("[pool.web.http]", Http),
         *_table("# [pool.web.tls]", Tls),
         "[pool.echo]",

@@ -61,9 +61,15 @@ def current() -> Worker:
 
     Raises RuntimeError outside of a prefork worker.
     """
-    if not _workers:
+    worker = current_if_any()
+    if worker is None:
         raise RuntimeError("prefork.current() was called outside of a prefork worker")
-    return _workers[-1]
+    return worker
+
+
+def current_if_any() -> Worker | None:
+    """Return the worker that the calling code runs in, or None outside of one."""
+    return _workers[-1] if _workers else None
 
 
 def become(worker: Worker) -> None:

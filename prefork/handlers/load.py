@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import os
 import traceback
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType, TracebackType
 from typing import Any
 
 from prefork.errors import BootError
+
+_given: dict[str, object] = {}
 
 
 def load(application: str) -> Any:
@@ -15,11 +20,10 @@ def load(application: str) -> Any:
 
     Raises BootError with the traceback of the application's own code, whatever it raised, SystemExit included.
     """
+    if application in _given:
+        return _given[application]
     name, _, path = application.partition(":")
-    try:
-        found: Any = importlib.import_module(name)
-    except BaseException as error:
-        raise BootError(_reason(error), traceback=traceback_of(error)) from error
+    found: Any = import_module(name)
     for part in path.split("."):
         try:
             found = getattr(found, part)
@@ -30,24 +34,50 @@ def load(application: str) -> Any:
     return found
 
 
+@contextmanager
+def give(application: str, target: object) -> Iterator[None]:
+    """Have ``load`` return an object for a name, in this process and those forked from it, for as long as it lasts.
+
+    A text stands for itself: it is imported as ever.
+    """
+    if not isinstance(target, str):
+        _given[application] = target
+    try:
+        yield
+    finally:
+        _given.pop(application, None)
+
+
+def import_module(name: str) -> ModuleType:
+    """Return a module. Raises BootError with the traceback of its own code, whatever that has raised."""
+    try:
+        return importlib.import_module(name)
+    except BaseException as error:
+        raise BootError(reason_of(error), traceback=traceback_of(error)) from error
+
+
 def traceback_of(error: BaseException) -> str:
-    """Return an exception as Python prints it, without the frames of the import machinery and of this file."""
+    """Return an exception as Python prints it, without the frames of the import machinery and of prefork."""
     return "".join(traceback.format_exception(type(error), error, _of_application(error.__traceback__)))
 
 
 def _of_application(place: TracebackType | None) -> TracebackType | None:
-    while place is not None and place.tb_frame.f_code.co_filename in _OURS:
+    while place is not None and _is_ours(place.tb_frame.f_code.co_filename):
         place = place.tb_next
     return place
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Return the last line of what Python would print."""
     return traceback.format_exception_only(error)[-1].strip()
 
 
-_OURS = {
-    __file__,
+def _is_ours(file: str) -> bool:
+    return file in _MACHINERY or os.path.dirname(file) == _HERE
+
+
+_HERE = os.path.dirname(__file__)
+_MACHINERY = {
     importlib.__file__,
     "<frozen importlib._bootstrap>",
     "<frozen importlib._bootstrap_external>",

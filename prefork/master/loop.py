@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from itertools import count
 
+from setproctitle import setproctitle
+
 from prefork.config.diff import compare
 from prefork.config.schema import Config
 from prefork.control.server import ControlServer
@@ -22,6 +24,7 @@ from prefork.master.notices import Notices
 from prefork.master.perform import PERFORM
 from prefork.master.requests import Requests
 from prefork.master.server import Server
+from prefork.master.watcher import Watcher
 from prefork.supervisor import actions, events
 from prefork.supervisor.actions import Action, End
 from prefork.supervisor.events import Event
@@ -53,6 +56,7 @@ class Loop:
         self._supervisor = Supervisor(random.random)
         self._selector = selectors.DefaultSelector()
         self._requests = Requests(server, self._supervisor, self._feed, self._reload, self._later)
+        self._watcher = Watcher(setproctitle, self._selector, self._reload_by_change, self._later)
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_numbers = count()
         self._notices = Notices(notifier(os.environ), self._supervisor, self._later)
@@ -75,6 +79,7 @@ class Loop:
     def run(self, config: Config) -> End:
         """Serve until the end and return how it came."""
         self._selector.register(self._signals, selectors.EVENT_READ, self._take_signals)
+        self._watcher.follow(config)
         self._feed(events.Boot(config))
         while self._end is None:
             self._turn()
@@ -88,6 +93,9 @@ class Loop:
 
     def close(self) -> None:
         """Give back what the loop held."""
+        watcher = self._watcher.dismiss()
+        if watcher is not None:
+            process.wait_for(watcher)
         self._selector.close()
         self._signals.close()
 
@@ -150,6 +158,8 @@ class Loop:
         answer = PERFORM[type(action)](self._server, action)
         if isinstance(answer, events.Spawned):
             self._register(self._server.charges[answer.birth])
+        elif isinstance(action, actions.Adopt):
+            self._watcher.follow(self._server.config)
         return answer
 
     def _end_rollout(self, action: actions.EndRollout) -> None:
@@ -203,6 +213,10 @@ class Loop:
             logger.error("the reload is refused; the server goes on as before")
         except PreforkError as error:
             logger.error("%s; the reload is refused", error.message)
+
+    def _reload_by_change(self) -> None:
+        if self._supervisor.phase is not Phase.STOPPING:
+            self._reload_by_signal()
 
     def _reopen_log(self) -> None:
         try:
@@ -279,6 +293,8 @@ class Loop:
             charge = next((found for found in self._server.charges.values() if found.child.pid == pid), None)
             if charge is not None:
                 self._mourn(charge, ended)
+            elif self._watcher.mourn(pid):
+                continue
             elif pid == self._server.guard.pid:
                 self._server.guard.forget()
                 self._server.post_guard()

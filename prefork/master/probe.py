@@ -14,10 +14,11 @@ import msgspec
 
 from prefork.config.schema import Config, Pool
 from prefork.errors import BootError
-from prefork.master.listeners import check_accounts
+from prefork.master.machine import examine
 from prefork.system import process, signals
-from prefork.system.privileges import Account, find_account
+from prefork.system.privileges import Account
 from prefork.worker import main
+from prefork.worker.settle import settle_in
 
 READ_SIZE = 65536
 # Before the verdict, its size: the end of file does not come while a process that the application has started lives.
@@ -30,21 +31,38 @@ class Verdict(msgspec.Struct):
     reason: str | None = None
     hint: str | None = None
     traceback: str = ""
+    doubts: tuple[str, ...] = ()
 
 
-def probe(config: Config) -> list[BootError]:
-    """Return what keeps the applications of a configuration from being loaded; empty if nothing does.
+class Findings(msgspec.Struct, frozen=True):
+    """What the loading of all applications has shown.
 
-    Raises ConfigError for users and groups that this machine does not have.
+    Attributes:
+        errors: what keeps applications, or the hooks, from being loaded; empty if nothing does.
+        doubts: what may be a mistake, in words.
+
     """
-    check_accounts(config)
-    account = find_account(config.master.user, config.master.group)
-    errors = []
+
+    errors: list[BootError]
+    doubts: tuple[str, ...]
+
+
+def probe(config: Config) -> Findings:
+    """Load the hooks and the application of each pool of a configuration, and return what that has shown.
+
+    Raises ConfigError for directories, users and groups that this machine does not have.
+    """
+    accounts = examine(config)
+    errors: dict[str, BootError] = {}
+    doubts: dict[str, None] = {}
     for pool in config.pools.values():
-        verdict = _load_in_child(config, pool, account)
+        verdict = _load_in_child(config, pool, accounts[pool.name])
+        doubts |= dict.fromkeys(verdict.doubts)
         if verdict.reason is not None:
-            errors.append(BootError(f"[pool.{pool.name}] {verdict.reason}", verdict.hint, verdict.traceback))
-    return errors
+            where = "" if verdict.reason.startswith("[hooks]") else f"[pool.{pool.name}] "
+            message = f"{where}{verdict.reason}"  # the same of all pools if it is the hooks'
+            errors[message] = BootError(message, verdict.hint, verdict.traceback)
+    return Findings(list(errors.values()), tuple(doubts))
 
 
 def _load_in_child(config: Config, pool: Pool, account: Account | None) -> Verdict:
@@ -70,8 +88,8 @@ def _load(config: Config, pool: Pool, account: Account | None, write: int) -> No
     process.close_all_but([write])
     signals.unblock_all()
     try:
-        main.prepare(pool, config.master, account)
-        verdict = Verdict()
+        settle_in(pool, config.master, account)
+        verdict = Verdict(doubts=main.rehearse(pool, config.hooks.module))
     except BootError as error:
         verdict = Verdict(error.message, error.hint, error.traceback)
     with open(write, "wb") as pipe:

@@ -19,10 +19,10 @@ from prefork.log import Destination, Identity, Outlets, logger
 from prefork.master.charge import Charge
 from prefork.master.clock import SteadyClock
 from prefork.master.guard import Guard
-from prefork.master.listeners import Listeners, check_accounts
+from prefork.master.listeners import Listeners
+from prefork.master.machine import Accounts, examine
 from prefork.master.oom import OomKills
 from prefork.scoreboard import Board
-from prefork.system.privileges import Account, find_account
 from prefork.worker import channel
 
 if TYPE_CHECKING:
@@ -38,14 +38,14 @@ class Plan(msgspec.Struct, frozen=True):
     """A configuration with all that was looked up and opened for it.
 
     Attributes:
-        account: whom workers run as, if not as the master.
+        accounts: whom the workers of each pool run as, if not as the master.
         outlets: where its logs go.
         certificates: what it speaks TLS by, if it does.
 
     """
 
     config: Config
-    account: Account | None
+    accounts: Accounts
     outlets: Outlets
     certificates: Certificates | None = None
 
@@ -100,8 +100,8 @@ class Server:
     def prepare(self, config: Config) -> None:
         """Open all that a configuration needs beside what is open, all or nothing, and hold it ready.
 
-        Raises ListenError, or ConfigError for users and groups that this machine does not have, and for certificates
-        and keys that cannot be used.
+        Raises ListenError, or ConfigError for directories, users and groups that this machine does not have, and for
+        certificates and keys that cannot be used.
         """
         plan = draw_up(config)
         try:
@@ -131,6 +131,11 @@ class Server:
         if self.next_plan is not None:
             self.next_plan.outlets.close()
             self.next_plan = None
+
+    def close_outlets(self) -> None:
+        """Close the logs' files; nothing is logged any more."""
+        self.withdraw()
+        self.plan.outlets.close()
 
     def adopt(self, generation: int) -> None:
         """Let the plan of a generation count; one that is held ready may be of a later generation still."""
@@ -268,12 +273,11 @@ class Server:
 def draw_up(config: Config) -> Plan:
     """Return a configuration with all that has to be looked up and opened for it beside the listeners.
 
-    Raises ConfigError for accounts, certificates and keys that cannot be used, ListenError for a log that cannot.
+    Raises ConfigError for directories, accounts, certificates and keys that cannot be used, ListenError for a log that cannot.
     """
-    check_accounts(config)
-    account = find_account(config.master.user, config.master.group)
+    accounts = examine(config)
     certificates = load_certificates(config)
-    return Plan(config, account, log.open_outlets(config.log.file, config.log.access), certificates)
+    return Plan(config, accounts, log.open_outlets(config.log.file, config.log.access), certificates)
 
 
 def load_certificates(config: Config) -> Certificates | None:

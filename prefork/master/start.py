@@ -37,6 +37,7 @@ def run(read: Callable[[], Config], source: str) -> int:
     config = read()
     server = Server(draw_up(config))
     with ExitStack() as stack:
+        stack.callback(server.close_outlets)
         end = _serve(server, read, stack, source)
     if end.reason is not None:
         raise BootError(

@@ -12,6 +12,7 @@ from prefork.system import process, signals, tree
 from prefork.system.process import Child
 from prefork.worker.main import prepare
 from prefork.worker.post import Post
+from prefork.worker.settle import settle_in
 
 READ_SIZE = 4096
 
@@ -74,7 +75,8 @@ def _moved(descriptor: int, lowest: int) -> int:
 
 def _execute(post: Post, parent: int, inherited: dict[str, str], notify: str | None, mark: str) -> NoReturn:
     os.setsid()
-    path = prepare(post.pool, post.master, post.account)
+    settle_in(post.pool, post.master, post.account)
+    path = prepare(post.pool)
     assert post.pool.command is not None
     own = environment(inherited, post.pool, post.slot, post.generation, notify, mark)
     tree.die_with(parent)

@@ -5,30 +5,27 @@ from __future__ import annotations
 import atexit
 import faulthandler
 import os
-import random
 import sys
 from typing import Any, NoReturn
 
 from setproctitle import setproctitle
 
 from prefork import log
-from prefork.config.schema import Master, Pool
+from prefork.config.schema import Pool
 from prefork.errors import BootError
 from prefork.handlers import command, context
 from prefork.handlers.context import Worker
+from prefork.handlers.hooks import Hooks, load_hooks
 from prefork.handlers.load import load
 from prefork.handlers.socket import adapt
 from prefork.log import Identity, logger
-from prefork.system import activation, notify, privileges, process, signals
-from prefork.system.privileges import Account
+from prefork.system import activation, notify, process, signals
 from prefork.worker import blocking, evented
 from prefork.worker.channel import boot_failed
 from prefork.worker.logs import Logs, open_access_log
 from prefork.worker.orders import Orders
 from prefork.worker.post import Post
-
-# Descriptors that a worker needs beside its connections: listeners, channel, log, files of the application.
-OTHER_DESCRIPTORS = 256
+from prefork.worker.settle import settle_in
 
 
 def run(post: Post) -> NoReturn:
@@ -46,17 +43,34 @@ def run(post: Post) -> NoReturn:
     logs = Logs(destination, open_access_log(post))
     orders = Orders(post, worker, row, logs)
     signals.unblock_all()
-    orders.listen()
     try:
-        application = prepare(post.pool, post.master, post.account)
+        settle_in(post.pool, post.master, post.account)
+        orders.listen()
+        orders.hooks = take_hooks(post)
+        orders.hooks.run("after_fork", worker)
+        application = prepare(post.pool)
+        if post.pool.kind == "wsgi":
+            evented.serve(
+                worker, row, orders, post.listeners, application, post.pool, logs.access, post.contexts
+            )
+        else:
+            blocking.serve(worker, row, orders, post.listeners, application, post.pool, post.contexts)
     except BootError as error:
         orders.say(boot_failed(error.message, error.traceback))
         os._exit(error.exit_code)
-    if post.pool.kind == "wsgi":
-        evented.serve(worker, row, orders, post.listeners, application, post.pool, logs.access, post.contexts)
-    else:
-        blocking.serve(worker, row, orders, post.listeners, application, post.pool, post.contexts)
+    orders.wait_for_hook()
+    if not orders.hooks.try_run("exit", worker):
+        orders.exit_code = orders.exit_code or 1
     _exit(orders.exit_code)
+
+
+def take_hooks(post: Post) -> Hooks:
+    """Return the hooks of the configuration. Raises BootError."""
+    hooks = load_hooks(post.hooks)
+    if post.slot == 0:  # the others have nothing to add
+        for doubt in hooks.doubts:
+            logger.warning("%s", doubt)
+    return hooks
 
 
 def _close_what_is_the_masters(post: Post) -> None:
@@ -73,13 +87,11 @@ def _show_stacks_on_demand(descriptor: int) -> None:
     signals.enlarge_stack()
 
 
-def prepare(pool: Pool, master: Master, account: Account | None) -> Any:
-    """Become what the handler's code expects to run in, load it, and return it; of a program the path. Raises BootError."""
-    try:
-        _settle_in(pool, master, account)
-    except OSError as error:
-        what = "changing to the directory" if error.filename else "setting up the process"
-        raise BootError(f"{what} failed: {error}") from error
+def prepare(pool: Pool) -> Any:
+    """Load the handler of a pool, in a process that has settled in, and return it; of a program the path.
+
+    Raises BootError.
+    """
     if pool.command is not None:
         return command.find(pool.command[0])
     application = load(pool.application)
@@ -90,18 +102,17 @@ def prepare(pool: Pool, master: Master, account: Account | None) -> Any:
     return application
 
 
-def _settle_in(pool: Pool, master: Master, account: Account | None) -> None:
-    if master.umask is not None:
-        os.umask(master.umask)
-    if pool.kind != "command":  # whose connections are its own affair
-        process.raise_descriptor_limit(pool.max_connections + OTHER_DESCRIPTORS)
-    if account is not None:
-        privileges.drop_to(account)
-    os.chdir(master.directory)
-    sys.path[:] = [master.directory, *(entry for entry in sys.path if entry != master.directory)]
-    os.environ.update(pool.env)
-    # Forked from one master all workers would draw the same numbers.
-    random.seed()
+def rehearse(pool: Pool, hooks: str | None) -> tuple[str, ...]:
+    """Load all that a worker loads, and return what may be a mistake in it, in words. Raises BootError.
+
+    Args:
+        pool: whose handler is loaded.
+        hooks: the name of the module with the hooks, if there is one; none of them is called.
+
+    """
+    doubts = load_hooks(None if pool.kind == "command" else hooks).doubts
+    prepare(pool)
+    return doubts
 
 
 def _exit(code: int) -> NoReturn:

@@ -12,6 +12,8 @@ import time
 from setproctitle import setproctitle
 
 from prefork.handlers.context import Worker
+from prefork.handlers.hooks import NO_HOOKS
+from prefork.log import logger
 from prefork.scoreboard import Row, State
 from prefork.worker import channel
 from prefork.worker.channel import Busy, Drain, Draining, Leave, Message, Ready, ReopenLogs
@@ -34,6 +36,7 @@ class Orders:
         drain_by: when the drain must be over, in seconds of the monotonic clock; None while there is none.
         empty_queue: whether the drain has to accept all that waits in the listeners' queues first.
         exit_code: what the process is to end with.
+        hooks: what is called right before Ready, and when the drain begins.
 
     """
 
@@ -42,11 +45,15 @@ class Orders:
         self.drain_by: float | None = None
         self.empty_queue = False
         self.exit_code = 0
+        self.hooks = NO_HOOKS
+        self._drain_hook: threading.Thread | None = None
         self._post = post
         self._worker = worker
         self._row = row
         self._logs = logs
         self._is_ready = False
+        self._is_draining = False
+        self._drain_begun = threading.Event()
         # Becoming ready and leaving because one is not exclude each other: the first client may come at once.
         self._readiness = threading.Lock()
         self._left_queue = threading.Event()
@@ -65,7 +72,11 @@ class Orders:
         channel.send(self._post.channel, message)
 
     def say_ready(self) -> None:
-        """Show, and tell the master, that the handler is loaded and accepting begins."""
+        """Show, and tell the master, that the handler is loaded and accepting begins.
+
+        Raises BootError, with nothing said, if the hook for this moment fails.
+        """
+        self.hooks.run("ready", self._worker)
         with self._readiness:
             self._is_ready = True
         self._row.set_state(State.READY)
@@ -89,18 +100,41 @@ class Orders:
         with self._readiness:
             if not self._is_ready:
                 os._exit(0)
+            is_first, self._is_draining = not self._is_draining, True
         by = time.monotonic() + (self._post.pool.graceful_timeout if grace is None else grace)
         self.empty_queue = self.empty_queue or empty_queue
         self.drain_by = by if self.drain_by is None else min(by, self.drain_by)
         self._row.set_state(State.DRAINING)
         setproctitle(self._post.title("draining"))
         self._worker.stopping.set()
+        if is_first and self.hooks.has("drain"):
+            self._start_drain_hook()
+        self._drain_begun.set()
         os.write(self._wake, b"!")
 
     def resign(self, code: int) -> None:
         """Drain because the handler called ``sys.exit(code)``."""
         self.exit_code = code
         self.drain()
+
+    def wait_for_hook(self) -> None:
+        """Return once the hook that the drain has started, if any, is done; its time is the drain's."""
+        if self.drain_by is not None:
+            self._drain_begun.wait()  # whoever has seen drain_by may be ahead of the thread that has set it
+        if self._drain_hook is not None:
+            self._drain_hook.join()
+
+    def _start_drain_hook(self) -> None:
+        """Let the user's code take as long as it likes: neither the drain nor further orders wait for it."""
+        hook = threading.Thread(
+            target=self.hooks.try_run, args=("drain", self._worker), name="prefork-drain", daemon=True
+        )
+        try:
+            hook.start()
+        except RuntimeError as error:  # no room for a thread
+            logger.error("hook drain is left out: %s", error)
+        else:
+            self._drain_hook = hook
 
     def _hear(self) -> None:
         poll = select.poll()

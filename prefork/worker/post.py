@@ -23,6 +23,7 @@ class Post(msgspec.Struct, frozen=True):
     Attributes:
         pool, slot, generation: its place.
         master, log: the configuration of the whole server.
+        hooks: the name of the module with the hooks, if there is one.
         parent: the master's pid.
         account: whom to run as, or None for whom the master runs as.
         board, row: its row of the scoreboard.
@@ -40,6 +41,7 @@ class Post(msgspec.Struct, frozen=True):
     generation: int
     master: Master
     log: Log
+    hooks: str | None
     parent: int
     account: Account | None
     board: Board

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import socket
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.harness import Server
+from tests.harness import RUN, Server
 
 Start = Callable[..., Server]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Give a function that starts servers: ``start(config, *options, env=None, folder=None, inherit=())``."""
+    """Give a function that starts servers: ``start(config, *options, env=None, folder=None, …)`` as ``Server`` has it."""
     servers: list[Server] = []
 
     def start_server(
@@ -24,12 +25,21 @@ def start(tmp_path: Path) -> Iterator[Start]:
         env: dict[str, str] | None = None,
         folder: Path | None = None,
         inherit: Sequence[tuple[str, socket.socket]] = (),
+        command: Sequence[str] = RUN,
     ) -> Server:
         folder = folder or tmp_path
         folder.mkdir(exist_ok=True)
-        servers.append(Server(folder, config, *options, env=env, inherit=inherit))
+        servers.append(Server(folder, config, *options, env=env, inherit=inherit, command=command))
         return servers[-1]
 
     yield start_server
     for server in servers:
         server.close()
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Give a folder that everybody can use; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)

@@ -10,8 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 
@@ -29,14 +27,6 @@ def handle(sock, address):
 LINE = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (debug|info |warning|error) [\w/-]+ (gen=\d+ )?pid=\d+ \S"
 )
-
-
-@pytest.fixture
-def open_folder():
-    """A folder that everybody can use; pytest's own are closed to others."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o777)
-        yield Path(folder)
 
 
 def web(log: str, wsgi: str = "web:routes") -> str:

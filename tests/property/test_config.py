@@ -6,13 +6,26 @@ import json
 import string
 import tomllib
 
+import msgspec
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from prefork.config.lines import find_places
 from prefork.config.load import load
-from prefork.config.schema import KINDS, STOP_SIGNALS, Http, Listen, Log, Master, Pool, Unit, options
+from prefork.config.schema import (
+    KINDS,
+    STOP_SIGNALS,
+    UNLIMITED,
+    Http,
+    Limits,
+    Listen,
+    Log,
+    Master,
+    Pool,
+    Unit,
+    options,
+)
 from prefork.errors import ConfigError, Problem
 from prefork.units import (
     Share,
@@ -73,6 +86,19 @@ def sizes(option):
     return whole.map(lambda n: (str(n), n)) | whole.map(lambda n: (quoted(write_size(n)), n))
 
 
+def limits():
+    return st.integers(0, 2**40).map(lambda n: (str(n), n))
+
+
+def cpus(numbers):
+    """Draw one of the ways to write CPUs."""
+    meant = tuple(sorted(numbers))
+    ways = [str(list(numbers)), quoted(",".join(map(str, numbers)))]
+    return st.sampled_from([*ways, quoted(f"0-{meant[-1]}")]).map(
+        lambda written: (written, tuple(range(meant[-1] + 1)) if "-" in written else meant)
+    )
+
+
 VALUES = {
     Unit.COUNT: counts,
     Unit.WORKERS: lambda option: counts(option) | st.just(('"auto"', CPUS)),
@@ -100,6 +126,9 @@ VALUES = {
         st.sampled_from(["", "SIG"]),
         st.sampled_from(STOP_SIGNALS),
     ),
+    Unit.LIMIT: lambda _: limits() | st.just(('"unlimited"', UNLIMITED)),
+    Unit.SIZE_LIMIT: lambda _: limits() | st.integers(0, 2**40).map(lambda n: (quoted(write_size(n)), n)),
+    Unit.CPUS: lambda _: st.sets(st.integers(0, 99), min_size=1, max_size=5).flatmap(cpus),
     Unit.VARIABLES: lambda _: st.dictionaries(WORD, PRINTABLE, max_size=3).map(
         lambda names: (
             f"{{ {', '.join(f'{name} = {quoted(text)}' for name, text in names.items())} }}",
@@ -129,7 +158,7 @@ def pools(draw):
     table = draw(tables(Pool, without=[*KINDS, "max_connections", *foreign]))
     table[kind] = draw(VALUES[options(Pool)[kind].unit](None))
     http = draw(tables(Http)) if kind == "wsgi" else {}
-    return table, http
+    return table, http, draw(tables(Limits))
 
 
 @st.composite
@@ -167,14 +196,16 @@ def files(draw):
     text = [*lines("[master]", master), *lines("[log]", log)]
     wanted = {}
     for position, name in enumerate(names):
-        table, http = draw(pools())
+        table, http, limited = draw(pools())
         listen = [draw(listeners(position * 10 + number)) for number in range(draw(st.integers(1, 3)))]
         table["listen"] = (
             f"[{', '.join(written for written, _ in listen)}]",
             tuple(one for _, one in listen),
         )
         text += lines(f"[pool.{name}]", table) + (lines(f"[pool.{name}.http]", http) if http else [])
-        wanted[name] = Pool(name=name, **meant(table) | {"http": Http(**meant(http))})
+        text += lines(f"[pool.{name}.limits]", limited)
+        inner = {"http": Http(**meant(http)), "limits": msgspec.convert(meant(limited), Limits)}
+        wanted[name] = Pool(name=name, **meant(table) | inner)
     return text, meant(master), meant(log), wanted
 
 
@@ -202,7 +233,7 @@ def test_a_mistyped_key_is_refused_at_its_line(file, data):
     )
     mistyped = data.draw(st.sampled_from([key[:at] + letter + key[at:], key[:at] + key[at + 1 :]]))
     assume(mistyped not in {"", key})
-    assume(not any(mistyped in options(struct) for struct in (Master, Log, Pool, Http)))
+    assume(not any(mistyped in options(struct) for struct in (Master, Log, Pool, Limits, Http)))
     text[number] = f"{mistyped} = {rest}"
     with pytest.raises(ConfigError) as caught:
         read("\n".join(text).encode())
@@ -232,7 +263,10 @@ def test_any_bytes_are_a_configuration_or_a_config_error(data):
 
 
 KEYS = (
-    st.sampled_from([name for struct in (Master, Log, Pool, Http, Listen) for name in options(struct)]) | WORD
+    st.sampled_from(
+        [name for struct in (Master, Log, Pool, Limits, Http, Listen) for name in options(struct)]
+    )
+    | WORD
 )
 SCALARS = (
     st.integers().map(str)
@@ -251,7 +285,17 @@ ANYTHING = st.recursive(
     max_leaves=8,
 )
 HEADERS = st.sampled_from(
-    ["[master]", "[log]", "[pool.a]", "[pool.a.http]", "[pool.b]", "[[pool.a.listen]]", "[pool]", "[x]"]
+    [
+        "[master]",
+        "[log]",
+        "[pool.a]",
+        "[pool.a.http]",
+        "[pool.a.limits]",
+        "[pool.b]",
+        "[[pool.a.listen]]",
+        "[pool]",
+        "[x]",
+    ]
 )
 
 

@@ -29,7 +29,8 @@ MAY_IMPORT = {
     | {"supervisor", "worker", "system", "scoreboard", "control", "metrics", "config", "log", "prefork"},
     "cli": BASE | {"master", "control", "metrics", "config", "log", "prefork"},
     "examples": {"prefork"},
-    "__init__": {"handlers"},
+    "program": BASE | {"cli", "master", "handlers", "config", "log"},
+    "__init__": {"handlers", "program"},
     "__main__": {"cli"},
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefork.config.schema import Http, Listen, Log, Master, Pool, Tls, options
+from prefork.config.schema import Http, Limits, Listen, Log, Master, Pool, Tls, options
 from prefork.units import Share, TcpAddress, UnixAddress
 from tests.unit.config.reading import WEB, problems, read
 
@@ -436,9 +436,15 @@ def test_keys_without_a_meaning_yet_are_not_accepted(key):
     assert web(f"{key} = 1")[0] == f':4: [pool.web]: expected a known key, found "{key}"'
 
 
-@pytest.mark.parametrize("struct", [Master, Log, Pool, Http])
+@pytest.mark.parametrize("struct", [Master, Log, Pool, Limits, Http])
 def test_a_number_too_long_to_be_printed_is_no_value_of_any_key(struct):
-    header = {Master: "[master]", Log: "[log]", Pool: "", Http: "[pool.web.http]"}[struct]
+    header = {
+        Master: "[master]",
+        Log: "[log]",
+        Pool: "",
+        Http: "[pool.web.http]",
+        Limits: "[pool.web.limits]",
+    }[struct]
     known = [name for name in options(struct) if name not in ("wsgi", "listen")]
     text = WEB + "\n".join([header, *(f"{name} = 0x{'f' * 5000}" for name in known)])
     wrong = [message for message, _ in problems(text) if message.endswith("found a huge number")]
@@ -497,3 +503,24 @@ def test_tls_that_makes_no_sense_is_refused(table, message):
 
 def test_a_certificate_in_the_wrong_table_is_told_where_it_belongs():
     assert web('certificate = "a.pem"')[1] == "certificate belongs in [pool.NAME.tls]"
+
+
+def test_hooks_are_a_module():
+    assert read(WEB).hooks.module is None
+    assert read("[hooks]\nmodule = 'shop.hooks'\n" + WEB).hooks.module == "shop.hooks"
+    assert read(WEB, environment={"PREFORK_HOOKS__MODULE": "hooks"}).hooks.module == "hooks"
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ("shop/hooks.py", 'write module = "shop.hooks"'),
+        ("shop.hooks:ready", 'write module = "shop.hooks"'),
+        ("my-hooks", 'write module = "shop.hooks"'),
+    ],
+)
+def test_hooks_that_are_no_module_are_refused(written, hint):
+    expected = (
+        f':2: [hooks] module: expected the dotted name of a module, as in "shop.hooks", found "{written}"'
+    )
+    assert problems(f'[hooks]\nmodule = "{written}"\n{WEB}') == [(expected, hint)]

@@ -8,10 +8,23 @@ import msgspec
 import pytest
 
 from prefork.config.convert import convert
-from prefork.config.schema import Http, Listen, Log, Master, Pool, Tls, Unit, json_schema, options
+from prefork.config.schema import (
+    Hooks,
+    Http,
+    Limits,
+    Listen,
+    Log,
+    Master,
+    Pool,
+    Tls,
+    Unit,
+    json_schema,
+    options,
+)
 
 COMPOSITE = (Unit.LISTENERS, Unit.TABLE, Unit.VARIABLES)
-OPTIONS = [option for struct in (Master, Log, Listen, Pool, Http, Tls) for option in options(struct).values()]
+STRUCTS = (Master, Log, Hooks, Listen, Pool, Limits, Http, Tls)
+OPTIONS = [option for struct in STRUCTS for option in options(struct).values()]
 PLAIN = [option for option in OPTIONS if option.unit not in COMPOSITE]
 
 
@@ -35,9 +48,11 @@ def test_each_sample_and_default_is_accepted(option):
 
 
 def test_only_a_pools_name_is_no_key():
-    structs = (Master, Log, Listen, Pool, Http, Tls)
     undeclared = {
-        field for struct in structs for field in struct.__struct_fields__ if field not in options(struct)
+        field
+        for struct in STRUCTS
+        for field in struct.__struct_encode_fields__
+        if field not in options(struct)
     }
     assert undeclared == {"name"}
 
@@ -53,7 +68,7 @@ def tables(schema):
 def test_the_schema_is_json_and_closed():
     schema = json.loads(json.dumps(json_schema()))
     closed = [table for table in tables(schema) if "properties" in table and table.get("type") == "object"]
-    assert len(closed) == 8
+    assert len(closed) == 10
     assert all(table["additionalProperties"] is False for table in closed)
 
 

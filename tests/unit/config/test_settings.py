@@ -113,7 +113,7 @@ def test_a_setting_of_several_lines_is_one_text():
         (
             "PREFORK_WORKERS",
             "4",
-            'expected PREFORK_MASTER__KEY, PREFORK_LOG__KEY or PREFORK_POOL__NAME__KEY, found "PREFORK_WORKERS"',
+            'expected PREFORK_MASTER__KEY, PREFORK_LOG__KEY, PREFORK_HOOKS__KEY or PREFORK_POOL__NAME__KEY, found "PREFORK_WORKERS"',
             None,
         ),
     ],
