@@ -17,7 +17,7 @@ from prefork.errors import BootError
 from prefork.handlers import command, context
 from prefork.handlers.context import Worker
 from prefork.handlers.load import load
-from prefork.handlers.socket import adapt
+from prefork.handlers.socket import adapt, is_async
 from prefork.log import Identity, logger
 from prefork.system import activation, notify, privileges, process, signals
 from prefork.system.privileges import Account
@@ -54,6 +54,10 @@ def run(post: Post) -> NoReturn:
         os._exit(error.exit_code)
     if post.pool.kind == "wsgi":
         evented.serve(worker, row, orders, post.listeners, application, post.pool, logs.access, post.contexts)
+    elif is_async(application):
+        from prefork.worker import aio  # loaded by _prepare_loop
+
+        aio.serve(worker, row, orders, post.listeners, application, post.pool, post.contexts)
     else:
         blocking.serve(worker, row, orders, post.listeners, application, post.pool, post.contexts)
     _exit(orders.exit_code)
@@ -84,10 +88,23 @@ def prepare(pool: Pool, master: Master, account: Account | None) -> Any:
         return command.find(pool.command[0])
     application = load(pool.application)
     if pool.kind == "handler":
-        return adapt(application)
+        handle = adapt(application)
+        if is_async(handle):
+            _prepare_loop(pool)
+        return handle
     if not callable(application):
         raise BootError(f"expected a WSGI application, found {application!r}")
     return application
+
+
+def _prepare_loop(pool: Pool) -> None:
+    """Load what runs coroutines, which takes its time: only who needs it does so. Raises BootError."""
+    if pool.threads > 1:
+        raise BootError(
+            f"expected threads = 1 for async def handle, found threads = {pool.threads}",
+            "one event loop holds all connections of a worker; more workers use more CPUs",
+        )
+    import prefork.worker.aio  # noqa: F401
 
 
 def _settle_in(pool: Pool, master: Master, account: Account | None) -> None:
