@@ -235,6 +235,10 @@ class Lane:
     def end(self) -> None:
         """Say that the request is done, and count it."""
         self.pause()
+        self.count()
+
+    def count(self) -> None:
+        """Count one request that is done."""
         self._words[self._requests_at] += 1
 
     def pause(self) -> None:

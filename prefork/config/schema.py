@@ -462,7 +462,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         option(
             Unit.APPLICATION,
-            "def handle(sock, address): a function for each connection",
+            "called for each connection: handle(sock, address), or async handle(reader, writer)",
             example='"shop.echo:handle"',
         ),
     ] = None

@@ -5,11 +5,30 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Protocol
 
 from prefork.scoreboard import Lane, Row
 
+if TYPE_CHECKING:
+    import asyncio
+
 _workers: list[Worker] = []
 _is_copy = False
+
+
+class Limited(Protocol):
+    """A request that may have a deadline, in seconds of the monotonic clock; 0: none."""
+
+    deadline: float
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it runs."""
+
+    def extend(self, deadline: float) -> None:
+        """Give it until another deadline."""
 
 
 class Worker:
@@ -19,7 +38,8 @@ class Worker:
         pool: the pool's name.
         slot: the worker's place in its pool, 0, 1, 2 …
         generation: the number of the rollout that this worker belongs to.
-        stopping: set once the worker drains; ``wait(seconds)`` on it ends early when that happens.
+        stopping: set once the worker drains; ``wait(seconds)`` on it ends early when that happens. Coroutines await
+            ``stopped()``.
 
     """
 
@@ -29,31 +49,75 @@ class Worker:
         self.generation = generation
         self.stopping = threading.Event()
         self._row = row
-        self._thread = threading.local()
+        # Each thread and each asyncio task has its own value.
+        self._request: ContextVar[Limited | None] = ContextVar("request", default=None)
+        self._sleepers: dict[asyncio.AbstractEventLoop, set[asyncio.Future[None]]] = {}
+        self._draining = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<prefork.Worker {self.pool}/{self.slot} gen={self.generation}>"
 
     def extend(self, seconds: float) -> None:
-        """Give the request that this thread runs ``seconds`` from now until its deadline.
+        """Give the request that this thread or task runs ``seconds`` from now until its deadline.
 
         Without a request_timeout it has no deadline, and stays without one.
 
         Raises RuntimeError outside of a request.
         """
-        lane: Lane | None = getattr(self._thread, "lane", None)
-        if lane is None or not lane.is_busy:
+        request = self._request.get()
+        if request is None or not request.is_busy:
             raise RuntimeError(
-                "worker.extend() was called where no request is running: call it from its thread"
+                "worker.extend() was called where no request is running: call it from its thread or task"
             )
-        if lane.deadline:
-            lane.extend(time.monotonic() + seconds)
+        if request.deadline:
+            request.extend(time.monotonic() + seconds)
+
+    async def stopped(self) -> None:
+        """Return once the worker drains: ``stopping`` for coroutines of any event loop in this process."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        with self._draining:
+            if self.stopping.is_set():
+                return
+            self._sleepers.setdefault(loop, set()).add(future)
+        try:
+            await future
+        finally:
+            self._forget(loop, future)
+
+    def drain(self) -> None:
+        """Let the handler know that the worker drains, whatever it waits by; prefork calls it, from any thread."""
+        with self._draining:
+            self.stopping.set()
+            sleepers, self._sleepers = self._sleepers, {}
+        for loop, futures in sleepers.items():
+            with suppress(RuntimeError):  # it was closed with coroutines that wait: nobody is left to be told
+                loop.call_soon_threadsafe(_wake_up, futures)
 
     def enter_lane(self, number: int) -> Lane:
         """Bind the calling thread to a lane of the scoreboard; every thread that runs handlers does so once."""
         lane = self._row.lanes[number]
-        self._thread.lane = lane
+        self._request.set(lane)
         return lane
+
+    def enter_request(self, request: Limited) -> None:
+        """Bind the calling task, and what it starts, to a request."""
+        self._request.set(request)
+
+    def _forget(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
+        with self._draining:
+            futures = self._sleepers.get(loop, set())
+            futures.discard(future)
+            if not futures:
+                self._sleepers.pop(loop, None)
+
+
+def _wake_up(futures: set[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
 
 
 def current() -> Worker:

@@ -26,7 +26,7 @@ from prefork.handlers.socket import Handle
 from prefork.log import logger
 from prefork.scoreboard import Lane, Row
 from prefork.worker.acceptor import Accepted, Acceptor
-from prefork.worker.greeting import address_of, read_blocking
+from prefork.worker.greeting import address_of, name_of, read_blocking
 from prefork.worker.orders import Orders
 from prefork.worker.threads import start_vital
 
@@ -219,7 +219,7 @@ class Hand:
             else:
                 self._serve_with_tls(connection, address, context)
         except ProxyError as error:
-            peer = _name(address).decode("latin-1")
+            peer = name_of(address).decode("latin-1")
             logger.warning("connection from %s refused, no PROXY header: %s", peer, error)
             _close(connection)
         except OSError:
@@ -239,32 +239,27 @@ class Hand:
 
     def _serve(self, connection: T, address: Any, close: Callable[[T], None]) -> None:
         crew = self._crew
-        self.lane.begin(_name(address), time.monotonic(), crew.pool.request_timeout)
+        self.lane.begin(name_of(address), time.monotonic(), crew.pool.request_timeout)
         if self.lane.deadline and not crew.row.is_watched():
             self._orders.wake_master()
         try:
             crew.handle(connection, address)
         except SystemExit as error:
-            end_copy(exit_code(error))
-            logger.info(
-                "the handler called sys.exit(%s); the worker leaves",
-                "" if error.code is None else repr(error.code),
-            )
-            self._orders.resign(exit_code(error))
+            resign(self._orders, error)
         except BaseException:  # noqa: BLE001 - whatever a handler raises, its worker lives on
-            logger.exception("handler failed, connection from %s", _name(address).decode("latin-1"))
+            logger.exception("handler failed, connection from %s", name_of(address).decode("latin-1"))
         finally:
             end_copy()
             close(connection)
             self.lane.end()
 
 
-def _name(address: Any) -> bytes:
-    """Return a peer's address for people; a client of a Unix socket has none."""
-    if isinstance(address, tuple):
-        host, port = address[:2]
-        return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode("latin-1", "replace")
-    return b"unix socket"
+def resign(orders: Orders, error: SystemExit) -> None:
+    """Drain because the handler has called ``sys.exit``; end the process if it is a copy that the handler has forked."""
+    end_copy(exit_code(error))
+    said = "" if error.code is None else repr(error.code)
+    logger.info("the handler called sys.exit(%s); the worker leaves", said)
+    orders.resign(exit_code(error))
 
 
 def _close(connection: socket.socket, has_unread: bool = False) -> None:
@@ -275,11 +270,16 @@ def _close(connection: socket.socket, has_unread: bool = False) -> None:
     ``has_unread`` says that there is unread data above the kernel.
     """
     descriptor = connection.fileno()
-    if descriptor >= 0 and (has_unread or fcntl.ioctl(descriptor, termios.FIONREAD, NOTHING) != NOTHING):
+    if descriptor >= 0 and (has_unread or waits_unread(descriptor)):
         with suppress(OSError):  # the client is gone: nothing is left to be destroyed
             connection.shutdown(socket.SHUT_WR)
             _read_to_end(connection)
     connection.close()
+
+
+def waits_unread(descriptor: int) -> bool:
+    """Return whether the kernel has data of a connection that nobody has read."""
+    return fcntl.ioctl(descriptor, termios.FIONREAD, NOTHING) != NOTHING
 
 
 def _close_with_tls(secured: ssl.SSLSocket) -> None:

@@ -58,3 +58,11 @@ def address_of(end: End) -> object:
     if not end.host:
         return ""
     return (end.host, end.port, 0, 0) if ":" in end.host else (end.host, end.port)
+
+
+def name_of(address: object) -> bytes:
+    """Return a peer's address for people; a client of a Unix socket has none."""
+    if isinstance(address, tuple):
+        host, port = address[:2]
+        return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode("latin-1", "replace")
+    return b"unix socket"

@@ -17,10 +17,12 @@ from prefork.handlers import command, context
 from prefork.handlers.context import Worker
 from prefork.handlers.hooks import Hooks, load_hooks
 from prefork.handlers.load import load
-from prefork.handlers.socket import adapt
+from prefork.handlers.socket import adapt, is_async
 from prefork.log import Identity, logger
+from prefork.scoreboard import Row
 from prefork.system import activation, notify, process, signals
 from prefork.worker import blocking, evented
+from prefork.worker.access import AccessLog
 from prefork.worker.channel import boot_failed
 from prefork.worker.logs import Logs, open_access_log
 from prefork.worker.orders import Orders
@@ -49,12 +51,7 @@ def run(post: Post) -> NoReturn:
         orders.hooks = take_hooks(post)
         orders.hooks.run("after_fork", worker)
         application = prepare(post.pool)
-        if post.pool.kind == "wsgi":
-            evented.serve(
-                worker, row, orders, post.listeners, application, post.pool, logs.access, post.contexts
-            )
-        else:
-            blocking.serve(worker, row, orders, post.listeners, application, post.pool, post.contexts)
+        _serve(post, worker, row, orders, application, logs.access)
     except BootError as error:
         orders.say(boot_failed(error.message, error.traceback))
         os._exit(error.exit_code)
@@ -62,6 +59,21 @@ def run(post: Post) -> NoReturn:
     if not orders.hooks.try_run("exit", worker):
         orders.exit_code = orders.exit_code or 1
     _exit(orders.exit_code)
+
+
+def _serve(
+    post: Post, worker: Worker, row: Row, orders: Orders, application: Any, access: AccessLog | None
+) -> None:
+    """Accept and serve until the drain is over. Raises BootError if the hook before Ready fails."""
+    pool, listeners = post.pool, post.listeners
+    if pool.kind == "wsgi":
+        evented.serve(worker, row, orders, listeners, application, pool, access, post.contexts)
+    elif is_async(application):
+        from prefork.worker import aio  # loaded by _prepare_loop
+
+        aio.serve(worker, row, orders, listeners, application, pool, post.contexts)
+    else:
+        blocking.serve(worker, row, orders, listeners, application, pool, post.contexts)
 
 
 def take_hooks(post: Post) -> Hooks:
@@ -96,7 +108,10 @@ def prepare(pool: Pool) -> Any:
         return command.find(pool.command[0])
     application = load(pool.application)
     if pool.kind == "handler":
-        return adapt(application)
+        handle = adapt(application)
+        if is_async(handle):
+            _prepare_loop(pool)
+        return handle
     if not callable(application):
         raise BootError(f"expected a WSGI application, found {application!r}")
     return application
@@ -113,6 +128,16 @@ def rehearse(pool: Pool, hooks: str | None) -> tuple[str, ...]:
     doubts = load_hooks(None if pool.kind == "command" else hooks).doubts
     prepare(pool)
     return doubts
+
+
+def _prepare_loop(pool: Pool) -> None:
+    """Load what runs coroutines, which takes its time: only who needs it does so. Raises BootError."""
+    if pool.threads > 1:
+        raise BootError(
+            f"expected threads = 1 for async def handle, found threads = {pool.threads}",
+            "one event loop holds all connections of a worker; more workers use more CPUs",
+        )
+    import prefork.worker.aio  # noqa: F401
 
 
 def _exit(code: int) -> NoReturn:

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from contextlib import suppress
 
 from setproctitle import setproctitle
 
@@ -57,15 +58,22 @@ class Orders:
         # Becoming ready and leaving because one is not exclude each other: the first client may come at once.
         self._readiness = threading.Lock()
         self._left_queue = threading.Event()
-        self._signals, signalled = os.pipe()
-        os.set_blocking(signalled, False)
+        self._signals, self._signalled = os.pipe()
+        os.set_blocking(self._signalled, False)
         # The descriptor is written by the C part of the signal handler, so even a handler that never
         # returns to the interpreter's main loop does not delay a TERM.
-        signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._signalled, warn_on_full_buffer=False)
 
     def listen(self) -> None:
         """Begin to hear the master and this process's signals."""
         start_vital(self._hear, "prefork-orders")
+
+    def hear_by_handler(self) -> None:
+        """Hear TERM by a handler in Python too, for as long as an asyncio loop has the wake-up descriptor for itself.
+
+        uvloop takes it whenever it runs in the main thread, for ``add_signal_handler``, and then runs the handlers.
+        """
+        signal.signal(signal.SIGTERM, lambda number, _frame: self._note_signal(number))
 
     def say(self, message: Message) -> None:
         """Tell the master something; it may be gone, which this end hears of by itself."""
@@ -106,7 +114,7 @@ class Orders:
         self.drain_by = by if self.drain_by is None else min(by, self.drain_by)
         self._row.set_state(State.DRAINING)
         setproctitle(self._post.title("draining"))
-        self._worker.stopping.set()
+        self._worker.drain()
         if is_first and self.hooks.has("drain"):
             self._start_drain_hook()
         self._drain_begun.set()
@@ -135,6 +143,10 @@ class Orders:
             logger.error("hook drain is left out: %s", error)
         else:
             self._drain_hook = hook
+
+    def _note_signal(self, number: int) -> None:
+        with suppress(BlockingIOError):  # full of signals: they will be heard anyway
+            os.write(self._signalled, bytes([number]))
 
     def _hear(self) -> None:
         poll = select.poll()

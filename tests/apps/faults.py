@@ -201,10 +201,6 @@ VERBS = {
 }
 
 
-async def asynchronous(reader, writer):
-    """Not served yet."""
-
-
 def one_argument(sock):
     """Not a handler."""
 

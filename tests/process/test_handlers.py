@@ -113,7 +113,6 @@ def test_a_request_may_extend_its_time_and_no_more(start):
 @pytest.mark.parametrize(
     ("handler", "reason"),
     [
-        ("faults:asynchronous", "expected def handle\\(sock, address\\), found async def asynchronous"),
         ("faults:one_argument", "expected def handle\\(sock, address\\), found def one_argument\\(sock\\)"),
         ("faults:NUMBER", "expected def handle\\(sock, address\\), found 42"),
         ("faults:nothing", "module 'faults' has no 'nothing'"),
