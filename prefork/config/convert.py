@@ -204,6 +204,13 @@ def _signal(option: Option, value: Any) -> str:
     )
 
 
+def _pools(option: Option, value: Any) -> tuple[str, ...]:
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    better = json.dumps([value]) if isinstance(value, str) else option.sample()
+    raise UnitError("a list of pools' names", value, f"write {option.name} = {better}")
+
+
 def _application(option: Option, value: Any) -> str:
     text = _text(option, value)
     module, _, attribute = text.partition(":")
@@ -241,5 +248,6 @@ _PARSERS: dict[Unit, Callable[[Option, Any], Any]] = {
     Unit.FLAG: _flag,
     Unit.ROOT_PATH: _root_path,
     Unit.NETWORKS: _networks,
+    Unit.POOLS: _pools,
     Unit.FORMAT: lambda option, value: check_format(_text(option, value)),
 }

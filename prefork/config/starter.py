@@ -64,7 +64,7 @@ def full_toml() -> str:
         *_table("[master]", Master),
         *_table("[log]", Log),
         *_fields(),
-        "# Any number of pools, each with a name of letters, digits, - and _; exactly one of handler, wsgi, command.",
+        "# Any number of pools, each with a name of letters, digits, - and _; exactly one of handler, wsgi, task, command.",
         *_table("[pool.web]", Pool, web, "wsgi"),
         *_table("[pool.web.http]", Http),
         *_table("# [pool.web.tls]", Tls),
@@ -73,6 +73,9 @@ def full_toml() -> str:
         "",
         "# A listener as a table of its own says more than an address in the list does.",
         *_table("[[pool.echo.listen]]", Listen, {"address": '"unix:run/echo.sock"'}),
+        "[pool.ticker]",
+        'task = "prefork.examples.ticker:run"',
+        "",
         "[pool.assets]",
         *(_line(option, option.sample()) for option in (options(Pool)["command"], *_only_for("command"))),
     ]

@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from prefork.scoreboard import Lane, Row
+
+if TYPE_CHECKING:
+    import asyncio
 
 _workers: list[Worker] = []
 _is_copy = False
@@ -19,7 +25,8 @@ class Worker:
         pool: the pool's name.
         slot: the worker's place in its pool, 0, 1, 2 …
         generation: the number of the rollout that this worker belongs to.
-        stopping: set once the worker drains; ``wait(seconds)`` on it ends early when that happens.
+        stopping: set once the worker drains; ``wait(seconds)`` on it ends early when that happens. Coroutines await
+            ``stopped()``.
 
     """
 
@@ -30,6 +37,9 @@ class Worker:
         self.stopping = threading.Event()
         self._row = row
         self._thread = threading.local()
+        self._sleepers: dict[asyncio.AbstractEventLoop, set[asyncio.Future[None]]] = {}
+        self._draining = threading.Lock()
+        self._arm: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
         return f"<prefork.Worker {self.pool}/{self.slot} gen={self.generation}>"
@@ -49,11 +59,63 @@ class Worker:
         if lane.deadline:
             lane.extend(time.monotonic() + seconds)
 
+    async def stopped(self) -> None:
+        """Return once the worker drains: ``stopping`` for coroutines of any event loop in this process."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        with self._draining:
+            if self.stopping.is_set():
+                return
+            self._sleepers.setdefault(loop, set()).add(future)
+        try:
+            await future
+        finally:
+            self._forget(loop, future)
+
+    def drain(self) -> None:
+        """Let the handler know that the worker drains, whatever it waits by; prefork calls it, from any thread."""
+        with self._draining:
+            self.stopping.set()
+            sleepers, self._sleepers = self._sleepers, {}
+        for loop, futures in sleepers.items():
+            with suppress(RuntimeError):  # it was closed with coroutines that wait: nobody is left to be told
+                loop.call_soon_threadsafe(_wake_up, futures)
+
+    def beat(self) -> None:
+        """Say that the task goes on: from the first call on, ``stall_timeout`` is how late the next one may be.
+
+        Raises RuntimeError in a worker that runs no task.
+        """
+        if self._arm is None:
+            raise RuntimeError(
+                "worker.beat() was called outside of a task: other workers are watched without it"
+            )
+        self._arm()
+
+    def beat_by(self, arm: Callable[[], None]) -> None:
+        """Have ``beat()`` call this."""
+        self._arm = arm
+
     def enter_lane(self, number: int) -> Lane:
         """Bind the calling thread to a lane of the scoreboard; every thread that runs handlers does so once."""
         lane = self._row.lanes[number]
         self._thread.lane = lane
         return lane
+
+    def _forget(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
+        with self._draining:
+            futures = self._sleepers.get(loop, set())
+            futures.discard(future)
+            if not futures:
+                self._sleepers.pop(loop, None)
+
+
+def _wake_up(futures: set[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
 
 
 def current() -> Worker:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import traceback
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -19,7 +21,7 @@ def load(application: str) -> Any:
     try:
         found: Any = importlib.import_module(name)
     except BaseException as error:
-        raise BootError(_reason(error), traceback=traceback_of(error)) from error
+        raise BootError(reason_of(error), traceback=traceback_of(error)) from error
     for part in path.split("."):
         try:
             found = getattr(found, part)
@@ -28,6 +30,24 @@ def load(application: str) -> Any:
                 f"module {name!r} has no {path!r}", hint=f"{application} was to be loaded"
             ) from error
     return found
+
+
+def is_async(target: Callable[..., object]) -> bool:
+    """Return whether a call gives a coroutine: of a function, a partial one, or an object with such a __call__."""
+    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__)
+
+
+def check_signature(target: Callable[..., object], expected: str, arguments: int) -> None:
+    """Raise BootError if a function cannot be called with so many arguments; ``expected`` is how it should look."""
+    try:
+        signature = inspect.signature(target)
+    except ValueError:
+        return  # some functions written in C do not tell
+    try:
+        signature.bind(*[None] * arguments)
+    except TypeError as error:
+        found = f"{'async ' * is_async(target)}def {getattr(target, '__name__', repr(target))}{signature}"
+        raise BootError(f"expected {expected}, found {found}: {error}") from error
 
 
 def traceback_of(error: BaseException) -> str:
@@ -41,7 +61,7 @@ def _of_application(place: TracebackType | None) -> TracebackType | None:
     return place
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Return the last line of what Python would print."""
     return traceback.format_exception_only(error)[-1].strip()
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from prefork.errors import BootError
+from prefork.handlers.load import check_signature
 
 Handle = Callable[[socket.socket, Any], object]
 
@@ -39,19 +40,5 @@ def adapt(target: Any) -> Handle:
             f"expected def handle(sock, address), found async def {target.__name__}",
             "asynchronous handlers are not served yet",
         )
-    _check_signature(target)
+    check_signature(target, "def handle(sock, address)", 2)
     return target  # type: ignore[no-any-return]
-
-
-def _check_signature(target: Callable[..., object]) -> None:
-    try:
-        signature = inspect.signature(target)
-    except ValueError:
-        return  # some functions written in C do not tell
-    try:
-        signature.bind(None, None)
-    except TypeError as error:
-        name = getattr(target, "__name__", repr(target))
-        raise BootError(
-            f"expected def handle(sock, address), found def {name}{signature}: {error}"
-        ) from error

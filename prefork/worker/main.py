@@ -14,7 +14,7 @@ from setproctitle import setproctitle
 from prefork import log
 from prefork.config.schema import Master, Pool
 from prefork.errors import BootError
-from prefork.handlers import command, context
+from prefork.handlers import command, context, task
 from prefork.handlers.context import Worker
 from prefork.handlers.load import load
 from prefork.handlers.socket import adapt
@@ -22,6 +22,7 @@ from prefork.log import Identity, logger
 from prefork.system import activation, notify, privileges, process, signals
 from prefork.system.privileges import Account
 from prefork.worker import blocking, evented
+from prefork.worker import task as tasks
 from prefork.worker.channel import boot_failed
 from prefork.worker.logs import Logs, open_access_log
 from prefork.worker.orders import Orders
@@ -54,6 +55,8 @@ def run(post: Post) -> NoReturn:
         os._exit(error.exit_code)
     if post.pool.kind == "wsgi":
         evented.serve(worker, row, orders, post.listeners, application, post.pool, logs.access, post.contexts)
+    elif post.pool.kind == "task":
+        tasks.serve(worker, row, orders, application, post.pool)
     else:
         blocking.serve(worker, row, orders, post.listeners, application, post.pool, post.contexts)
     _exit(orders.exit_code)
@@ -85,6 +88,8 @@ def prepare(pool: Pool, master: Master, account: Account | None) -> Any:
     application = load(pool.application)
     if pool.kind == "handler":
         return adapt(application)
+    if pool.kind == "task":
+        return task.adapt(application)
     if not callable(application):
         raise BootError(f"expected a WSGI application, found {application!r}")
     return application

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from contextlib import suppress
 
 from setproctitle import setproctitle
 
@@ -24,6 +25,8 @@ ORPHANS_QUEUE = 0.5
 # How long after its deadline a worker ends itself. A living master has done so by then.
 OVERTIME = 1.0
 READ_SIZE = 4096
+# What a shell would say of a process that a TERM has ended.
+TERMINATED = 128 + signal.SIGTERM
 
 
 class Orders:
@@ -50,15 +53,22 @@ class Orders:
         # Becoming ready and leaving because one is not exclude each other: the first client may come at once.
         self._readiness = threading.Lock()
         self._left_queue = threading.Event()
-        self._signals, signalled = os.pipe()
-        os.set_blocking(signalled, False)
+        self._signals, self._signalled = os.pipe()
+        os.set_blocking(self._signalled, False)
         # The descriptor is written by the C part of the signal handler, so even a handler that never
         # returns to the interpreter's main loop does not delay a TERM.
-        signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._signalled, warn_on_full_buffer=False)
 
     def listen(self) -> None:
         """Begin to hear the master and this process's signals."""
         start_vital(self._hear, "prefork-orders")
+
+    def hear_by_handler(self) -> None:
+        """Hear TERM by a handler in Python too, for as long as an asyncio loop has the wake-up descriptor for itself.
+
+        uvloop takes it whenever it runs in the main thread, for ``add_signal_handler``, and then runs the handlers.
+        """
+        signal.signal(signal.SIGTERM, lambda number, _frame: self._note_signal(number))
 
     def say(self, message: Message) -> None:
         """Tell the master something; it may be gone, which this end hears of by itself."""
@@ -88,19 +98,28 @@ class Orders:
         """
         with self._readiness:
             if not self._is_ready:
-                os._exit(0)
+                os._exit(self.exit_code)
         by = time.monotonic() + (self._post.pool.graceful_timeout if grace is None else grace)
         self.empty_queue = self.empty_queue or empty_queue
         self.drain_by = by if self.drain_by is None else min(by, self.drain_by)
         self._row.set_state(State.DRAINING)
         setproctitle(self._post.title("draining"))
-        self._worker.stopping.set()
+        self._worker.drain()
         os.write(self._wake, b"!")
+        if (
+            not self._post.listeners
+        ):  # a task: nobody waits for it, and from now on only this drain has a clock
+            self._row.rest()
+            self.leave_queue()
 
     def resign(self, code: int) -> None:
         """Drain because the handler called ``sys.exit(code)``."""
         self.exit_code = code
         self.drain()
+
+    def _note_signal(self, number: int) -> None:
+        with suppress(BlockingIOError):  # full of signals: they will be heard anyway
+            os.write(self._signalled, bytes([number]))
 
     def _hear(self) -> None:
         poll = select.poll()
@@ -109,10 +128,19 @@ class Orders:
         while True:
             ready = [descriptor for descriptor, _ in poll.poll()]
             if self._signals in ready and signal.SIGTERM in os.read(self._signals, READ_SIZE):
-                self.drain()
+                self._hear_term()
             if ready != [self._signals] and not self._hear_master():
                 break
         self._survive_master()
+
+    def _hear_term(self) -> None:
+        """Drain, as somebody else than the master wants it; work that had to be done once has not ended well then.
+
+        So it is with systemd: TERM is a clean end except of a service of type oneshot (systemd.service(5)).
+        """
+        if self._post.pool.restart == "once":
+            self.exit_code = TERMINATED
+        self.drain()
 
     def _hear_master(self) -> bool:
         received = channel.receive_from_master(self._post.channel)
