@@ -96,8 +96,11 @@ def _pools(pools: Sequence[PoolStatus], wide: bool) -> Table:
 
 
 def _ready(pool: PoolStatus) -> Text:
-    style = "green" if pool.ready >= pool.wanted else "yellow" if pool.ready else "red"
-    return _line(f"{pool.ready} of {pool.wanted}", style)
+    if pool.done and not pool.ready:
+        return _line("done" if pool.done >= pool.wanted else f"{pool.done} of {pool.wanted} done", "green")
+    style = "green" if pool.ready + pool.done >= pool.wanted else "yellow" if pool.ready else "red"
+    done = f", {pool.done} done" if pool.done else ""
+    return _line(f"{pool.ready} of {pool.wanted}{done}", style)
 
 
 def _queue(listener: ListenerStatus) -> str:
@@ -107,6 +110,8 @@ def _queue(listener: ListenerStatus) -> str:
 def _notes(pool: PoolStatus) -> list[Text]:
     """Return what is not as it should be, or was not, one line each."""
     notes = []
+    if pool.waits_for:
+        notes.append(Text(f"{_safe(pool.name)} waits for {_safe(', '.join(pool.waits_for))}", "yellow"))
     if pool.degraded:
         notes.append(Text(f"{_safe(pool.name)} is degraded: {_safe(pool.degraded)}", "red"))
     death = pool.last_death

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prefork.config.access import OFF
+from prefork.config.convert import nearest
 from prefork.config.document import Document
 from prefork.config.lines import Path
+from prefork.config.order import circle, predecessors
 from prefork.config.schema import KINDS, Config, Listen, Option, Pool, options
-from prefork.units import Address, InheritedAddress, TcpAddress, UnixAddress
+from prefork.units import Address, InheritedAddress, TcpAddress, UnixAddress, shown
 
 Listeners = Sequence[tuple[Path, Listen]]
+# Kinds that serve until they are told to leave.
+SERVING = ("handler", "wsgi")
+# Why a pool with such a restart is never missed: it cannot be essential.
+NEVER_MISSED = {"always": "such a pool never ends for good", "once": "it ends before the server serves"}
 
 
 def check_conflicts(document: Document, config: Config, listeners: Listeners) -> None:
@@ -25,6 +31,9 @@ def check_conflicts(document: Document, config: Config, listeners: Listeners) ->
         _check_kind(document, pool)
         _check_listeners(document, pool)
         _check_figures(document, pool)
+        _check_ends(document, pool)
+        _check_names_after(document, config, pool)
+    _check_order(document, config)
     for path, listener in listeners:
         _check_permissions(document, path, listener)
     _check_addresses(document, listeners)
@@ -72,7 +81,8 @@ def _complain_of_foreign(document: Document, path: Path, option: Option, kind: s
 def _check_listeners(document: Document, pool: Pool) -> None:
     path: Path = ("pool", pool.name, "listen")
     table = document.values["pool"][pool.name]
-    if "command" not in table and table.get("listen", []) == []:
+    # Asked of the document: a pool whose command has a wrong value has another kind here.
+    if not {"task", "command"} & table.keys() and table.get("listen", []) == []:
         hint = 'write listen = ["127.0.0.1:8000"]'
         document.complain(path, "at least one address", "none", hint, about=path)
 
@@ -82,6 +92,43 @@ def _check_figures(document: Document, pool: Pool) -> None:
         path = ("pool", pool.name, "max_connections")
         expected = f"at least as many as there are threads ({pool.threads})"
         document.complain(path, expected, str(pool.max_connections))
+
+
+def _check_ends(document: Document, pool: Pool) -> None:
+    """Refuse ends that never come, or come at once, where that cannot be meant."""
+    path: Path = ("pool", pool.name)
+    if pool.restart == "once" and pool.kind in SERVING:
+        expected, found = "this in a pool whose work has an end", f"a pool with {pool.kind}"
+        hint = "a task that runs once is a pool of its own: [pool.NAME] with task and restart"
+        document.complain((*path, "restart"), expected, found, hint)
+    if pool.essential and pool.restart in NEVER_MISSED:
+        expected = 'restart = "on-failure" or "never" with it'
+        document.complain((*path, "essential"), expected, f'"{pool.restart}": {NEVER_MISSED[pool.restart]}')
+
+
+def _check_names_after(document: Document, config: Config, pool: Pool) -> None:
+    for number, name in enumerate(pool.after):
+        path: Path = ("pool", pool.name, "after", number)
+        if name == pool.name:
+            document.complain(path, "the name of another pool", f"{shown(name)}, which is this one itself")
+        elif name not in config.pools:
+            near = nearest(name, config.pools)
+            hint = f"did you mean {near}?" if near else f"the pools are {', '.join(config.pools)}"
+            document.complain(path, "the name of a pool", shown(name), hint)
+
+
+def _check_order(document: Document, config: Config) -> None:
+    """Refuse pools that would wait for each other for ever."""
+    order = predecessors(config.pools)
+    found = circle(order)
+    if not found:
+        return
+    first = next(name for name in found if config.pools[name].after)
+    at = found.index(first)
+    chain = " after ".join([*found[at:], *found[:at], first])
+    once = any(config.pools[name].restart == "once" for name in found)
+    hint = 'every pool comes after those with restart = "once" that do not come after it' if once else None
+    document.complain(("pool", first, "after"), "pools in an order", f"a circle: {chain}", hint)
 
 
 def _check_permissions(document: Document, path: Path, listener: Listen) -> None:

@@ -245,6 +245,13 @@ def _signal(option: Option, value: Any) -> str:
     )
 
 
+def _pools(option: Option, value: Any) -> tuple[str, ...]:
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    better = json.dumps([value]) if isinstance(value, str) else option.sample()
+    raise UnitError("a list of pools' names", value, f"write {option.name} = {better}")
+
+
 def _application(option: Option, value: Any) -> str:
     text = _text(option, value)
     module, _, attribute = text.partition(":")
@@ -297,5 +304,6 @@ _PARSERS: dict[Unit, Callable[[Option, Any], Any]] = {
     Unit.CPUS: _cpus,
     Unit.LIMIT: _limit,
     Unit.SIZE_LIMIT: _limit,
+    Unit.POOLS: _pools,
     Unit.FORMAT: lambda option, value: check_format(_text(option, value)),
 }

@@ -35,7 +35,7 @@ CPU_RANGES = r"^\s*[0-9]{1,4}(-[0-9]{1,4})?(\s*,\s*[0-9]{1,4}(-[0-9]{1,4})?)*\s*
 
 POOL_NAME = r"[A-Za-z0-9_-]{1,64}"
 # What a pool can run: the key that says so is its kind.
-KINDS = ("handler", "wsgi", "command")
+KINDS = ("handler", "wsgi", "task", "command")
 # The signals by which programs are told to leave, as kill(1) names them.
 STOP_SIGNALS = ("TERM", "QUIT", "INT", "HUP", "USR1", "USR2", "WINCH")
 
@@ -58,6 +58,7 @@ class Unit(StrEnum):
     COMMAND = "command"
     SIGNAL = "signal"
     ADDRESS = "address"
+    POOLS = "pools"
     LISTENERS = "listeners"
     VARIABLES = "variables"
     FLAG = "flag"
@@ -456,6 +457,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
             Unit.LISTENERS,
             "where clients come in: addresses, or tables { address, backlog, mode, owner, group, … }",
             example='["127.0.0.1:8000"]',
+            foreign="task",
         ),
     ] = ()
     handler: Annotated[
@@ -468,6 +470,14 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     wsgi: Annotated[
         str | None, option(Unit.APPLICATION, "a WSGI application (PEP 3333)", example='"shop.web:app"')
+    ] = None
+    task: Annotated[
+        str | None,
+        option(
+            Unit.APPLICATION,
+            "def run(worker), or async def: returns once worker.stopping is set",
+            example='"shop.mail:send_queued"',
+        ),
     ] = None
     command: Annotated[
         tuple[str, ...] | None,
@@ -492,22 +502,38 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         option(
             Unit.COUNT,
             "requests that one worker runs at once, each in a thread",
-            foreign="command",
+            foreign="task command",
             ge=1,
             le=256,
         ),
     ] = 1
+    restart: Annotated[
+        Literal["always", "on-failure", "never", "once"],
+        option(Unit.CHOICE, '"on-failure", "never", or "once": must end with 0 before the other pools start'),
+    ] = "always"
+    after: Annotated[
+        tuple[str, ...],
+        option(
+            Unit.POOLS,
+            "pools that must be ready, or done, before this one starts",
+            example='["echo"]',
+        ),
+    ] = ()
+    essential: Annotated[
+        bool, option(Unit.FLAG, "when this pool ends for good, the server drains and exits with its code")
+    ] = False
     boot_timeout: Annotated[float, clock("a worker's start, until it is ready")] = 60.0
     stall_timeout: Annotated[
         float,
-        optional_clock("an event loop that no longer turns: the worker is replaced; 0: never", "command"),
+        optional_clock("an event loop that no longer turns, or a task without a beat(); 0: never", "command"),
     ] = 30.0
     request_timeout: Annotated[
-        float, optional_clock("one request: its stack is logged and the worker replaced; 0: never", "command")
+        float,
+        optional_clock("one request: its stack is logged and the worker replaced; 0: never", "task command"),
     ] = 30.0
     graceful_timeout: Annotated[float, clock("a drain: finishing what is in flight before leaving")] = 30.0
     drain_delay: Annotated[
-        float, optional_clock("after TERM go on accepting this long, so that balancers can look away")
+        float, optional_clock("after TERM go on accepting this long, so that balancers can look away", "task")
     ] = 0.0
     keepalive_timeout: Annotated[float, clock("an idle connection is kept this long", "wsgi")] = 75.0
     read_timeout: Annotated[float, clock("a request's head, and each pause within its body", "wsgi")] = 10.0
@@ -517,7 +543,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         option(
             Unit.COUNT,
             "connections held by one worker; beyond it, it stops accepting",
-            foreign="command",
+            foreign="task command",
             ge=1,
             le=MANY,
         ),
@@ -621,21 +647,19 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
             Unit.TABLE,
             "TLS at the pool's listeners that have none of their own",
             otherwise="none",
-            foreign="command",
+            foreign="task command",
         ),
     ] = None
 
     @property
-    def kind(self) -> Literal["handler", "wsgi", "command"]:
-        """Return which kind of work the pool does."""
-        if self.command is not None:
-            return "command"
-        return "wsgi" if self.handler is None else "handler"
+    def kind(self) -> str:
+        """Return which kind of work the pool does: one of KINDS."""
+        return next((kind for kind in KINDS if getattr(self, kind) is not None), "wsgi")
 
     @property
     def application(self) -> str:
         """Return the ``module:attribute`` to be loaded, or the program to be run, as a shell would take it."""
-        return self.handler or self.wsgi or shlex.join(self.command or ())
+        return self.handler or self.wsgi or self.task or shlex.join(self.command or ())
 
     def tls_at(self, listen: Listen) -> Tls | None:
         """Return how one of the pool's listeners speaks TLS, None if it does not."""
@@ -707,7 +731,7 @@ def _value_schema(found: Option, ranged: dict[str, Any]) -> dict[str, Any]:
         return _table_schema(found.table) | needed
     if found.unit is Unit.VARIABLES:
         return {"type": "object", "additionalProperties": {"type": "string"}}
-    if found.unit in (Unit.NETWORKS, Unit.PATTERNS):
+    if found.unit in (Unit.NETWORKS, Unit.PATTERNS, Unit.POOLS):
         return {"type": "array", "items": {"type": "string"}}
     if found.unit is Unit.CHOICE:
         return {"enum": list(found.choices())}

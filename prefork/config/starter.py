@@ -65,7 +65,7 @@ def full_toml() -> str:
         *_table("[log]", Log),
         *_fields(),
         *_table("[hooks]", Hooks),
-        "# Any number of pools, each with a name of letters, digits, - and _; exactly one of handler, wsgi, command.",
+        "# Any number of pools, each with a name of letters, digits, - and _; exactly one of handler, wsgi, task, command.",
         *_table("[pool.web]", Pool, web, "wsgi"),
         *_table("[pool.web.limits]", Limits),
         *_table("[pool.web.http]", Http),
@@ -75,6 +75,9 @@ def full_toml() -> str:
         "",
         "# A listener as a table of its own says more than an address in the list does.",
         *_table("[[pool.echo.listen]]", Listen, {"address": '"unix:run/echo.sock"'}),
+        "[pool.ticker]",
+        'task = "prefork.examples.ticker:run"',
+        "",
         "[pool.assets]",
         *(_line(option, option.sample()) for option in (options(Pool)["command"], *_only_for("command"))),
     ]

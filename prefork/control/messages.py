@@ -125,7 +125,10 @@ class Death(msgspec.Struct):
 
 
 class PoolStatus(msgspec.Struct):
-    """One pool; ``degraded`` says why it cannot have its wanted workers."""
+    """One pool; ``degraded`` says why it cannot have its wanted workers.
+
+    ``done`` are those of them that have ended for good, ``waits_for`` the pools that its new generation comes after.
+    """
 
     name: str
     kind: str
@@ -137,6 +140,8 @@ class PoolStatus(msgspec.Struct):
     listeners: list[ListenerStatus]
     last_death: Death | None
     workers: list[WorkerStatus]
+    done: int = 0
+    waits_for: list[str] = []
 
 
 class ServerStatus(msgspec.Struct):

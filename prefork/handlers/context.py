@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol
@@ -53,6 +54,7 @@ class Worker:
         self._request: ContextVar[Limited | None] = ContextVar("request", default=None)
         self._sleepers: dict[asyncio.AbstractEventLoop, set[asyncio.Future[None]]] = {}
         self._draining = threading.Lock()
+        self._arm: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
         return f"<prefork.Worker {self.pool}/{self.slot} gen={self.generation}>"
@@ -95,6 +97,21 @@ class Worker:
         for loop, futures in sleepers.items():
             with suppress(RuntimeError):  # it was closed with coroutines that wait: nobody is left to be told
                 loop.call_soon_threadsafe(_wake_up, futures)
+
+    def beat(self) -> None:
+        """Say that the task goes on: from the first call on, ``stall_timeout`` is how late the next one may be.
+
+        Raises RuntimeError in a worker that runs no task.
+        """
+        if self._arm is None:
+            raise RuntimeError(
+                "worker.beat() was called outside of a task: other workers are watched without it"
+            )
+        self._arm()
+
+    def beat_by(self, arm: Callable[[], None]) -> None:
+        """Have ``beat()`` call this."""
+        self._arm = arm
 
     def enter_lane(self, number: int) -> Lane:
         """Bind the calling thread to a lane of the scoreboard; every thread that runs handlers does so once."""

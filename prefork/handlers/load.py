@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType, TracebackType
 from typing import Any
@@ -54,6 +55,24 @@ def import_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except BaseException as error:
         raise BootError(reason_of(error), traceback=traceback_of(error)) from error
+
+
+def is_async(target: Callable[..., object]) -> bool:
+    """Return whether a call gives a coroutine: of a function, a partial one, or an object with such a __call__."""
+    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__)
+
+
+def check_signature(target: Callable[..., object], expected: str, arguments: int) -> None:
+    """Raise BootError if a function cannot be called with so many arguments; ``expected`` is how it should look."""
+    try:
+        signature = inspect.signature(target)
+    except ValueError:
+        return  # some functions written in C do not tell
+    try:
+        signature.bind(*[None] * arguments)
+    except TypeError as error:
+        found = f"{'async ' * is_async(target)}def {getattr(target, '__name__', repr(target))}{signature}"
+        raise BootError(f"expected {expected}, found {found}: {error}") from error
 
 
 def traceback_of(error: BaseException) -> str:

@@ -5,13 +5,13 @@ Or a coroutine function of a pair of asyncio's streams, for which worker/aio.py 
 
 from __future__ import annotations
 
-import inspect
 import socket
 import socketserver
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from prefork.errors import BootError
+from prefork.handlers.load import check_signature, is_async
 
 if TYPE_CHECKING:
     import asyncio
@@ -44,23 +44,5 @@ def adapt(target: Any) -> Handle | AsyncHandle:
         return lambda connection, address: handler_class(connection, address, Server(connection))
     if not callable(target):
         raise BootError(f"expected {PLAIN_FORM}, found {target!r}")
-    _check_signature(target, ASYNC_FORM if is_async(target) else PLAIN_FORM)
+    check_signature(target, ASYNC_FORM if is_async(target) else PLAIN_FORM, 2)
     return target  # type: ignore[no-any-return]
-
-
-def is_async(target: Handle | AsyncHandle) -> TypeGuard[AsyncHandle]:
-    """Return whether a call of it gives a coroutine: of a function, a partial one, or an object with such a __call__."""
-    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__)
-
-
-def _check_signature(target: Callable[..., object], expected: str) -> None:
-    try:
-        signature = inspect.signature(target)
-    except ValueError:
-        return  # some functions written in C do not tell
-    try:
-        signature.bind(None, None)
-    except TypeError as error:
-        name = getattr(target, "__name__", repr(target))
-        found = f"{expected.partition('def')[0]}def {name}{signature}"
-        raise BootError(f"expected {expected}, found {found}: {error}") from error

@@ -270,6 +270,8 @@ class Loop:
                 return events.Ready(charge.birth)
             case channel.BootFailed(reason, traceback):
                 return events.BootFailed(charge.birth, reason, traceback)
+            case channel.Failed(reason, traceback):
+                return events.Failed(charge.birth, reason, traceback)
             case channel.Draining():
                 return events.LeftQueue(charge.birth)
             case _:
@@ -309,4 +311,4 @@ class Loop:
             program.end_remains(charge.snapshot().pid, charge.identity)
         charge.peak_memory = max(charge.peak_memory, ended.peak_memory)
         oom = ended.signal == "SIGKILL" and self._server.oom_killer_struck()
-        self._feed(events.Exited(charge.birth, events.Exit(ended.code, ended.signal, oom)))
+        self._feed(events.Exited(charge.birth, events.Exit(ended.code, ended.signal, oom, ended.status)))

@@ -50,6 +50,7 @@ class Notices:
         self._later = later
         self._said: Word | None = None
         self._status = ""
+        self._will_extend = False
         if notifier is not None and notifier.watchdog is not None:
             self._feed_watchdog(notifier, notifier.watchdog)
 
@@ -88,6 +89,18 @@ class Notices:
         except OSError as error:
             logger.warning("the service manager cannot be told %s: %s", assignments, error.strerror)
         self._said, self._status = word, status
+        self._plan_extension()
+
+    def _plan_extension(self) -> None:
+        """See to it that the manager goes on waiting while work is done that no clock limits, and nothing is told."""
+        if _is_endless(self._supervisor) and not self._will_extend:
+            self._will_extend = True
+            self._later(_longest(self._supervisor, self._said) / 2, self._extend)
+
+    def _extend(self) -> None:
+        self._will_extend = False
+        if _is_endless(self._supervisor):
+            self._say(self._said, self._status)
 
     def _feed_watchdog(self, notifier: Notifier, interval: float) -> None:
         """Show that the loop turns, twice as often as demanded, as sd_watchdog_enabled(3) advises."""
@@ -110,7 +123,7 @@ def _details(word: Word) -> list[str]:
 
 def _status(supervisor: Supervisor) -> str:
     keepers = supervisor.keepers.values()
-    ready, wanted = sum(keeper.ready for keeper in keepers), sum(keeper.wanted for keeper in keepers)
+    ready, wanted = sum(keeper.ready for keeper in keepers), sum(keeper.unfinished for keeper in keepers)
     degraded = "".join(
         f"; {keeper.name} is degraded: {keeper.degraded}" for keeper in keepers if keeper.degraded
     )
@@ -127,6 +140,12 @@ def _longest(supervisor: Supervisor, word: Word | None) -> float:
 def _span(pool: Pool, word: Word | None) -> float:
     before = pool.drain_delay if word is Word.STOPPING else pool.boot_timeout
     return before + pool.graceful_timeout
+
+
+def _is_endless(supervisor: Supervisor) -> bool:
+    """Return whether a start or a reload waits for a pool that runs once: its work may take as long as it likes."""
+    trials = (keeper.trial for keeper in supervisor.keepers.values())
+    return any(trial is not None and trial.is_once for trial in trials)
 
 
 def _settings(supervisor: Supervisor) -> Iterator[Pool]:

@@ -207,7 +207,8 @@ def look(server: Server, _action: actions.Look) -> events.Looked:
 def _pulses(server: Server, charge: Charge) -> Iterator[Pulse]:
     snapshot = charge.snapshot()
     if snapshot.deadline:
-        yield _pulse(server, charge, Clock.STALL, snapshot.since, snapshot.deadline, "")
+        what = "task without a beat" if charge.pool.kind == "task" else ""
+        yield _pulse(server, charge, Clock.STALL, snapshot.since, snapshot.deadline, what)
     for request in snapshot.current:
         if request.deadline:
             yield _pulse(server, charge, Clock.REQUEST, request.since, request.deadline, request.what)

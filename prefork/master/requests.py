@@ -125,6 +125,8 @@ class Requests:
             reply.error(f"there is no pool {pool!r}", f"pools are: {', '.join(self._supervisor.keepers)}")
         elif not 1 <= workers <= MAX_WORKERS:
             reply.error(f"expected a number of workers from 1 to {MAX_WORKERS}, found {workers!r}")
+        elif self._supervisor.keepers[pool].is_done:
+            reply.error(f"all workers of pool {pool} are done", "prefork reload starts them anew")
         elif self._supervisor.phase is not Phase.RUNNING:
             reply.error(f"the server is {self._supervisor.phase.value}; it cannot be scaled now")
         else:
@@ -210,6 +212,8 @@ class Requests:
             workers=[
                 self._worker(life) for birth, life in keeper.lives.items() if birth in self._server.charges
             ],
+            done=len(keeper.ends),
+            waits_for=self._supervisor.waits_for(keeper),
         )
 
     def _listeners(self, settings: Pool) -> list[ListenerStatus]:

@@ -19,11 +19,15 @@ class Clock(Enum):
 
 
 class Exit(msgspec.Struct, frozen=True):
-    """How a process ended: its exit code, or the name of the signal, and whether the kernel's OOM killer struck."""
+    """How a process ended: its exit code, or the name of the signal, and whether the kernel's OOM killer struck.
+
+    ``status`` is what a shell makes of it: the code, or 128 and the signal's number.
+    """
 
     code: int | None = None
     signal: str | None = None
     oom: bool = False
+    status: int = 0
 
 
 class Pulse(msgspec.Struct, frozen=True):
@@ -105,6 +109,14 @@ class BootFailed(msgspec.Struct, frozen=True):
     traceback: str = ""
 
 
+class Failed(msgspec.Struct, frozen=True):
+    """The worker's work has failed, and it is about to exit."""
+
+    birth: int
+    reason: str
+    traceback: str = ""
+
+
 class LeftQueue(msgspec.Struct, frozen=True):
     """The worker accepts no more; nobody may have asked it to."""
 
@@ -161,6 +173,7 @@ WorkerEvent = (
     | SpawnFailed
     | Ready
     | BootFailed
+    | Failed
     | LeftQueue
     | ChannelLost
     | StacksRead

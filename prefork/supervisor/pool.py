@@ -6,19 +6,23 @@ After the commit old workers retire as new ones get ready, so that the number of
 wanted one.
 
 Deaths before Ready, or soon after, delay the next spawn of the pool by BACKOFF * 1.5**n with jitter, BACKOFF_LIMIT
-at most; while that lasts one worker at a time is tried. Ready ends it.
+at most; while that lasts one worker at a time is tried. Ready ends it; only after a good life does it begin anew.
+
+An end after which ``restart`` lets nobody follow leaves the place empty until the next generation. A pool that runs once
+does all its work within the trial: it has passed when all its workers have ended well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from enum import Enum, auto
 
 import msgspec
 
 from prefork.config.listeners import Key, keyed
 from prefork.config.schema import Pool
 from prefork.supervisor.actions import Action, ShutDoors, Spawn, Tell
+from prefork.supervisor.events import Exit
+from prefork.supervisor.trial import Trial, Verdict
 from prefork.supervisor.worker import Input, Life, Retirement, State
 
 BACKOFF = 0.5
@@ -28,23 +32,6 @@ BACKOFF_LIMIT = 30.0
 GOOD_LIFE = 1.0
 # Between the last SYN that was let in and the closing of a listener: time for handshakes that are under way.
 SETTLE = 0.1
-
-
-class Verdict(Enum):
-    """What a trial has shown so far."""
-
-    PENDING = auto()
-    PASSED = auto()
-    FAILED = auto()
-
-
-class Trial(msgspec.Struct):
-    """A generation that does not count yet; ``failure`` is how its latest worker failed, with the traceback."""
-
-    settings: Pool
-    generation: int
-    begun: bool = False
-    failure: tuple[str, str] = ("no worker could be started", "")
 
 
 class Closing(msgspec.Struct):
@@ -65,6 +52,7 @@ class Keeper:
         settings: the pool's configuration that counts; None until its first generation has passed its trial.
         generation: the newest one that counts.
         wanted: how many workers there shall be.
+        ends: the final ones of this generation, by slot, the latest last: nobody comes after them.
         degraded: why fewer workers than wanted are ready, if it is for their failing.
         restarts: how many workers ended unasked.
 
@@ -77,6 +65,7 @@ class Keeper:
         self.wanted = 0
         self.trial: Trial | None = None
         self.lives: dict[int, Life] = {}
+        self.ends: dict[int, Exit] = {}
         self.degraded: str | None = None
         self.restarts = 0
         self.resting = False
@@ -84,6 +73,7 @@ class Keeper:
         self._births = births
         self._chance = chance
         self._pause = 0.0  # the latest one without its jitter; 0 while nothing fails
+        self._last_pause = 0.0  # where to go on from, should who got ready after it not live well
         self._not_before = 0.0
         self._spawn_at: float | None = None
         self._retire_from: float | None = None
@@ -99,11 +89,8 @@ class Keeper:
         """Return what the trial has shown; a pool without one has nothing against the generation."""
         if self.trial is None:
             return Verdict.PASSED
-        # Who has failed is waited for until it is gone: only then is it known how it ended.
         workers = [life for life in self.lives.values() if life.generation == self.trial.generation]
-        if any(life.state is State.READY for life in workers):
-            return Verdict.PASSED
-        return Verdict.PENDING if workers or not self.trial.begun else Verdict.FAILED
+        return self.trial.verdict(workers)
 
     def commit(self, kept: frozenset[Key], now: float) -> list[Action]:
         """Let the generation on trial count. ``kept`` are the addresses that the new configuration has."""
@@ -111,9 +98,10 @@ class Keeper:
         old, new = self.settings, self.trial.settings
         if old is None or old.workers != new.workers:
             self.wanted = new.workers
+        self.ends = self.trial.ends
         self.settings, self.generation, self.trial = new, self.trial.generation, None
         self.resting, self.degraded = False, None
-        self._pause, self._not_before = 0.0, 0.0
+        self._pause, self._last_pause, self._not_before = 0.0, 0.0, 0.0
         return self._leave_addresses(addresses_of(old), kept, now)
 
     def abandon(self, why: str, now: float) -> list[Action]:
@@ -131,8 +119,20 @@ class Keeper:
         if self.closing is not None:
             return
         if self.settings is None and self.trial is not None:
-            self.settings, self.generation, self.trial = self.trial.settings, self.trial.generation, None
+            self.settings, self.generation, self.ends = (
+                self.trial.settings,
+                self.trial.generation,
+                self.trial.ends,
+            )
+            self.trial = None
         self.closing = Closing(why, kept, now + delay)
+
+    def scale(self, workers: int) -> None:
+        """Want another number of workers; of fewer, those that still run are the last to be given up."""
+        self.wanted = workers
+        running = len(self._of(self.generation))
+        while len(self.ends) > max(0, workers - running):
+            self.ends.popitem()
 
     def quit(self, why: str, now: float) -> list[Action]:
         """End the pool at once."""
@@ -157,6 +157,25 @@ class Keeper:
     def is_manned(self) -> bool:
         """Whether as many workers serve as there shall be."""
         return self.settings is not None and self.ready >= self._target()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all workers of the generation that counts have ended, and nobody comes after them."""
+        return bool(self.ends) and len(self.ends) >= self.wanted and not self._of(self.generation)
+
+    @property
+    def unfinished(self) -> int:
+        """How many workers there shall be beside those that have ended for good."""
+        return max(0, self.wanted - len(self.ends))
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether the pool is done and the server is to be nothing without it."""
+        return self.settings is not None and self.settings.essential and self.is_done
+
+    def last_status(self) -> int:
+        """Return the exit status of the worker that has ended last, of those that nobody comes after."""
+        return next(reversed(self.ends.values())).status
 
     @property
     def ready(self) -> int:
@@ -184,6 +203,7 @@ class Keeper:
     def note_ready(self, life: Life) -> list[Action]:
         """Take notice of a worker that has got ready."""
         if life.generation == self.generation:
+            self._last_pause = self._pause or self._last_pause
             self._pause, self._not_before = 0.0, 0.0
         count = sum(other.state is State.READY for other in self._of(life.generation))
         wanted = self.trial.settings.workers if self.trial else self.wanted
@@ -196,18 +216,21 @@ class Keeper:
         del self.lives[life.birth]
         if life.asked or (self.closing and now >= self.closing.doors_at):
             return []
-        failure = life.failure or "it cannot be killed"
         if life.generation > self.generation:  # on trial, or already given up
             if self.trial and life.generation == self.trial.generation:
-                self.trial.failure = (failure, life.traceback)
+                self.trial.note_gone(life)
             return []
+        if life.generation == self.generation and life.is_final:
+            return self._note_final(life)
         self.restarts += 1
         if life.generation < self.generation:
             return []
         if life.ready_at is None:
-            return self._back_off(failure, now)
+            return self._back_off(life.reason, now)
         if now - life.ready_at < GOOD_LIFE:
-            return self._back_off(f"{life.name} died right after it was ready", now)
+            self._pause = max(self._pause, self._last_pause)
+            return self._back_off(f"{life.name} {_short_life(life)}", now)
+        self._last_pause = 0.0
         return []
 
     def converge(self, now: float) -> list[Action]:
@@ -230,20 +253,22 @@ class Keeper:
         return [life for life in self.lives.values() if life.generation < self.generation and life.counts]
 
     def _target(self) -> int:
-        return 0 if self.resting else self.wanted
+        return 0 if self.resting else self.unfinished
 
     def _missing(self) -> int:
         return max(0, self._target() - len(self._of(self.generation)))
 
     def _is_probing(self) -> bool:
-        return any(life.state is not State.READY for life in self._of(self.generation))
+        return any(life.ready_at is None for life in self._of(self.generation))
 
     def _start_trial(self) -> list[Action]:
-        if self.trial is None or self.trial.begun:
+        if self.trial is None or self.trial.begun or not self.trial.cleared:
             return []
+        settings, is_once = self.trial.settings, self.trial.is_once
+        if is_once and any(life.asked for life in self.lives.values()):
+            return []  # work that was superseded is not done twice at a time
         self.trial.begun = True
-        settings = self.trial.settings
-        batch = settings.workers if self.settings is None else settings.surge.of(settings.workers)
+        batch = settings.workers if self.settings is None or is_once else settings.surge.of(settings.workers)
         return [self._spawn(settings, self.trial.generation) for _ in range(min(batch, settings.workers))]
 
     def _spawn_missing(self, now: float) -> list[Action]:
@@ -262,6 +287,8 @@ class Keeper:
 
     def _spawn(self, settings: Pool, generation: int) -> Spawn:
         taken = {life.slot for life in self._of(generation)}
+        if generation == self.generation:
+            taken |= self.ends.keys()
         slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
         life = Life(next(self._births), settings, slot, generation)
         self.lives[life.birth] = life
@@ -290,6 +317,12 @@ class Keeper:
         )
         why = "drained on request" if self.resting else "scaled down"
         return [action for life in workers[self._target() :] for action in self._retire(life, why, now)]
+
+    def _note_final(self, life: Life) -> list[Action]:
+        self.ends[life.slot] = life.exit or Exit()
+        left = f", {self._target()} of {self.wanted} go on" if not self.is_done else ""
+        how = "is done" if life.done else f"has ended for good: {life.reason}"
+        return [Tell("info" if life.done else "warning", f"{life.name} {how}{left}")]
 
     def _retire(self, life: Life, why: str, now: float, empty_queue: bool = False) -> list[Action]:
         return life.handle(Input.RETIRE, Retirement(why, empty_queue, life.pool.graceful_timeout), now)
@@ -341,3 +374,9 @@ class Keeper:
 def addresses_of(settings: Pool | None) -> frozenset[Key]:
     """Return where a pool listens."""
     return frozenset(keyed(settings)) if settings else frozenset()
+
+
+def _short_life(life: Life) -> str:
+    return (
+        "was done right after it was ready" if life.done else f"died right after it was ready: {life.reason}"
+    )

@@ -10,6 +10,7 @@ from enum import Enum
 from itertools import count
 
 from prefork.config.listeners import Key, all_keyed
+from prefork.config.order import Order, predecessors
 from prefork.config.schema import MAX_WORKERS, Config
 from prefork.supervisor import events
 from prefork.supervisor.actions import (
@@ -24,7 +25,8 @@ from prefork.supervisor.actions import (
     Watch,
 )
 from prefork.supervisor.events import Event, Pulse, WorkerEvent
-from prefork.supervisor.pool import Keeper, Verdict
+from prefork.supervisor.pool import Keeper
+from prefork.supervisor.trial import Verdict
 from prefork.supervisor.worker import Input, Life, State
 
 # While any deadline is armed nobody sleeps longer than this, so that a machine that stands still is noticed.
@@ -59,6 +61,7 @@ class Supervisor:
         self._pending: Config | None = None
         self._rolling = False
         self._kept: frozenset[Key] | None = None
+        self._order: Order = {}
         self._end: End | None = None
         self._ended = False
         self._look_at: float | None = None
@@ -163,7 +166,9 @@ class Supervisor:
             return [Tell("warning", f"{pool}: there is no such pool running")]
         if not 1 <= workers <= MAX_WORKERS:
             return [Tell("warning", f"{pool}: stays at {keeper.wanted} workers, {workers} is out of range")]
-        keeper.wanted = workers
+        if keeper.is_done:
+            return [Tell("warning", f"{pool}: all its workers are done; a reload starts them anew")]
+        keeper.scale(workers)
         return [Tell("info", f"{pool}: {workers} workers wanted")]
 
     # Rollouts.
@@ -179,6 +184,7 @@ class Supervisor:
         actions = self._abandon(f"superseded by generation {self.generation + 1}", now)
         self.generation += 1
         self._candidate, self._rolling = config, True
+        self._order = predecessors(config.pools)
         for name, settings in config.pools.items():
             keeper = self.keepers.setdefault(name, Keeper(name, self._births, self._chance))
             keeper.try_generation(settings, self.generation)
@@ -200,6 +206,19 @@ class Supervisor:
             return []
         return self._commit(self._candidate, now)
 
+    def _clear(self) -> None:
+        """Let those trials begin whose predecessors have passed theirs."""
+        for keeper in self.keepers.values():
+            if keeper.trial is not None and not keeper.trial.cleared:
+                keeper.trial.cleared = not self.waits_for(keeper)
+
+    def waits_for(self, keeper: Keeper) -> list[str]:
+        """Return the names of the pools that a pool's next generation has to wait for before it begins."""
+        if keeper.trial is None or keeper.trial.cleared:
+            return []
+        names = [name for name in self.keepers if name in self._order[keeper.name]]
+        return [name for name in names if self.keepers[name].verdict() is not Verdict.PASSED]
+
     def _commit(self, config: Config, now: float) -> list[Action]:
         kept = frozenset(all_keyed(config))
         actions: list[Action] = [Adopt(config, self.generation)]
@@ -218,7 +237,7 @@ class Supervisor:
     def _fail(self, keeper: Keeper, now: float) -> list[Action]:
         assert keeper.trial is not None
         failure, traceback = keeper.trial.failure
-        reason = f"pool {keeper.name}: no worker of generation {self.generation} got ready: {failure}"
+        reason = f"pool {keeper.name}: {keeper.trial.complaint()}"
         if self.phase is Phase.BOOTING:
             self._end = End(4, f"[pool.{keeper.name}] {failure}", traceback)
             ended = self._end_rollout(reason, traceback)
@@ -228,6 +247,18 @@ class Supervisor:
         return [*actions, EndRollout(self.generation, reason, traceback)]
 
     # Stopping.
+
+    def _stop_without_essential(self, now: float) -> list[Action]:
+        """Stop the server if a pool has ended for good that it is nothing without."""
+        if self.phase is not Phase.RUNNING:
+            return []
+        ended = [keeper for keeper in self.keepers.values() if keeper.is_missed]
+        if not ended:
+            return []
+        status = ended[0].last_status()
+        self._end = End(status)
+        reason = f"{ended[0].name} is essential and has ended for good: the server ends too, with {status}"
+        return [Tell("info" if status == 0 else "error", reason), *self._stop(False, now)]
 
     def _stop(self, at_once: bool, now: float) -> list[Action]:
         if self.phase is Phase.STOPPING or at_once:
@@ -309,6 +340,8 @@ class Supervisor:
             if life.deadline is not None and now >= life.deadline:
                 actions += self._step(life, Input.DEADLINE, None, now)
         actions += self._judge(now)
+        self._clear()
+        actions += self._stop_without_essential(now)
         for keeper in self._all():
             actions += keeper.converge(now)
             keeper.settle_listeners()
@@ -373,6 +406,8 @@ def _input(event: WorkerEvent) -> tuple[Input, object]:
             return Input.SPAWN_FAILED, reason
         case events.BootFailed(_, reason, traceback):
             return Input.BOOT_FAILED, (reason, traceback)
+        case events.Failed(_, reason, traceback):
+            return Input.FAILED, (reason, traceback)
         case events.Exited(_, how):
             return Input.EXITED, how
         case _:

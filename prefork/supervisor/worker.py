@@ -59,6 +59,7 @@ class Input(Enum):
     SPAWN_FAILED = auto()
     READY = auto()
     BOOT_FAILED = auto()
+    FAILED = auto()
     LEFT_QUEUE = auto()
     CHANNEL_LOST = auto()
     STACKS = auto()
@@ -80,7 +81,7 @@ class Retirement(msgspec.Struct, frozen=True):
 
 
 class Life(msgspec.Struct):
-    """What the supervisor knows of one worker."""
+    """What the supervisor knows of one worker; ``done`` if it has ended by itself, with 0, and nothing has failed."""
 
     birth: int
     pool: Pool
@@ -101,6 +102,8 @@ class Life(msgspec.Struct):
     struck: set[float] = msgspec.field(default_factory=set)
     failure: str | None = None
     traceback: str = ""
+    exit: Exit | None = None
+    done: bool = False
 
     @property
     def name(self) -> str:
@@ -111,11 +114,25 @@ class Life(msgspec.Struct):
     def counts(self) -> bool:
         """Whether this worker holds a place in its pool.
 
-        One that fails to boot does so until it is gone, so that nobody else is tried before the pool backs off.
+        One that fails to boot does so until it is gone, so that nobody else is tried before the pool backs off. So does
+        one that ends unasked, where its end decides about a successor, or nobody waits in a queue for one.
         """
         if self.state in (State.FORKING, State.STARTING, State.READY):
             return True
-        return self.state is not State.GONE and self.ready_at is None and not self.asked
+        is_awaited = self.ready_at is None or self.pool.restart != "always" or not self.pool.listen
+        return self.state is not State.GONE and not self.asked and is_awaited
+
+    @property
+    def reason(self) -> str:
+        """Why it has ended, if nobody has asked it to."""
+        return self.failure or "it cannot be killed"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether this worker's end is one after which nobody takes its place in this generation."""
+        if self.asked or not self.pid:  # a process that could not even be forked has not run
+            return False
+        return self.pool.restart == "never" or (self.pool.restart != "always" and self.done)
 
     def handle(self, event: Input, detail: Any, now: float) -> list[Action]:
         """Move on by one step of the table; ``detail`` is what the input's transition takes."""
@@ -167,6 +184,11 @@ def _boot_failed(life: Life, failure: tuple[str, str], now: float) -> list[Actio
     return []
 
 
+def _note_failure(life: Life, failure: tuple[str, str], _now: float) -> list[Action]:
+    life.failure, life.traceback = failure
+    return []
+
+
 def _left_queue(life: Life, _detail: None, now: float) -> list[Action]:
     life.left_queue = True
     _drain(life, "it left by itself", now + life.pool.graceful_timeout)
@@ -211,8 +233,11 @@ def _continued(life: Life, _detail: None, _now: float) -> list[Action]:
 
 
 def _exited(life: Life, how: Exit, _now: float) -> list[Action]:
+    life.exit = how
+    life.done = how.code == 0 and not life.asked and life.strike is None and life.failure is None
     # Who says that it leaves and exits with 0 was sent TERM by somebody, or its handler wanted so: that is in order.
-    expected = (life.asked or life.left_queue) and life.strike is None and how.code == 0
+    in_order = life.asked or life.left_queue or life.is_final
+    expected = in_order and life.strike is None and how.code == 0
     reason = cause(life, how)
     if not life.asked:
         life.failure = life.failure or reason
@@ -293,6 +318,7 @@ def _drain_clock(life: Life, _detail: None, now: float) -> list[Action]:
 def _ready_clock(life: Life, _detail: None, now: float) -> list[Action]:
     if life.lost:
         _drain(life, "it closed its channel to the master", now + life.pool.graceful_timeout)
+        life.failure = life.why
         return [
             Tell("error", f"{life.name} pid={life.pid} {life.why}; replacing the worker"),
             Terminate(life.birth),
@@ -336,13 +362,15 @@ def cause(life: Life, how: Exit) -> str:
         return "killed by the kernel's OOM killer"
     if how.signal is not None:
         return f"crashed: {how.signal}" if how.signal in CRASHES else f"killed by somebody else: {how.signal}"
-    if life.ready_at is None and not life.asked:
+    if life.ready_at is None and not life.asked and not (life.done and life.is_final):
         return f"did not boot: {life.failure or f'exit code {how.code}'}"
     if how.code == 0 and life.strike is not None:
         return f"replaced by prefork: {_own_reason(life)}"
+    if life.done and life.is_final:
+        return "done, exit code 0"
     if how.code == 0:
         return f"clean: {life.why}" if life.why else "it left by itself, exit code 0"
-    return f"exit code {how.code}"
+    return f"exit code {how.code}: {life.failure}" if life.failure else f"exit code {how.code}"
 
 
 def _own_reason(life: Life) -> str:
@@ -364,6 +392,7 @@ HANDLED: dict[tuple[State, Input], Transition] = {
     (State.STARTING, Input.RETIRE): _retire,
     (State.STARTING, Input.QUIT): _quit,
     (State.STARTING, Input.DEADLINE): _boot_clock,
+    (State.READY, Input.FAILED): _note_failure,
     (State.READY, Input.LEFT_QUEUE): _left_queue,
     (State.READY, Input.CHANNEL_LOST): _lose_channel,
     (State.READY, Input.HALTED): _halted,
@@ -372,6 +401,7 @@ HANDLED: dict[tuple[State, Input], Transition] = {
     (State.READY, Input.QUIT): _quit,
     (State.READY, Input.OVERDUE): _overdue,
     (State.READY, Input.DEADLINE): _ready_clock,
+    (State.DRAINING, Input.FAILED): _note_failure,
     (State.DRAINING, Input.LEFT_QUEUE): _note_left_queue,
     (State.DRAINING, Input.RETIRE): _retire_sooner,
     (State.DRAINING, Input.QUIT): _quit,
@@ -390,6 +420,7 @@ HANDLED |= {(state, Input.EXITED): _exited for state in State if state not in (S
 _NEWS = {
     Input.READY,
     Input.BOOT_FAILED,
+    Input.FAILED,
     Input.LEFT_QUEUE,
     Input.CHANNEL_LOST,
     Input.STACKS,
@@ -399,9 +430,10 @@ _NEWS = {
 _BIRTH = {Input.SPAWNED, Input.SPAWN_FAILED}
 LATE: dict[State, set[Input]] = {
     State.FORKING: _NEWS | {Input.EXITED, Input.OVERDUE, Input.DEADLINE},
-    State.STARTING: _BIRTH | {Input.LEFT_QUEUE, Input.STACKS, Input.HALTED, Input.CONTINUED, Input.OVERDUE},
+    State.STARTING: _BIRTH
+    | {Input.FAILED, Input.LEFT_QUEUE, Input.STACKS, Input.HALTED, Input.CONTINUED, Input.OVERDUE},
     State.READY: _BIRTH | {Input.READY, Input.BOOT_FAILED, Input.STACKS},
-    State.DRAINING: _BIRTH | _NEWS - {Input.LEFT_QUEUE},
+    State.DRAINING: _BIRTH | _NEWS - {Input.FAILED, Input.LEFT_QUEUE},
     State.LEAVING: _BIRTH | _NEWS | {Input.RETIRE, Input.QUIT, Input.OVERDUE},
     State.DUMPING: _BIRTH | _NEWS - {Input.LEFT_QUEUE, Input.STACKS} | {Input.RETIRE, Input.OVERDUE},
     State.KILLED: _BIRTH | _NEWS | {Input.RETIRE, Input.QUIT, Input.OVERDUE},

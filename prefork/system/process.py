@@ -20,14 +20,20 @@ from prefork.system import signals
 PAGE = os.sysconf("SC_PAGE_SIZE")
 # A process that could not even say what went wrong with it; as EX_SOFTWARE of sysexits.h.
 BROKEN = 70
+# From here on an exit status stands for a signal, in a shell and in what waits for this server.
+SIGNALLED = 128
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """How a child ended: exit code or signal, and its peak resident memory in bytes."""
+    """How a child ended: exit code or signal, its peak resident memory in bytes, and what a shell makes of the two.
+
+    ``status`` is the code, or 128 and the number of the signal (bash(1), EXIT STATUS).
+    """
 
     code: int | None
     signal: str | None
     peak_memory: int
+    status: int
 
 
 class Child:
@@ -237,7 +243,9 @@ def _open_pidfd(pid: int) -> int | None:
 def _ended(status: int, usage: resource.struct_rusage) -> Ended:
     code = os.waitstatus_to_exitcode(status)
     peak = usage.ru_maxrss * 1024
-    return Ended(code, None, peak) if code >= 0 else Ended(None, _signal_name(-code), peak)
+    if code >= 0:
+        return Ended(code, None, peak, code)
+    return Ended(None, _signal_name(-code), peak, SIGNALLED - code)
 
 
 def _signal_name(number: int) -> str:

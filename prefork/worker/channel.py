@@ -40,6 +40,19 @@ def boot_failed(reason: str, traceback: str) -> BootFailed:
     )
 
 
+class Failed(Message, frozen=True):
+    """Worker: its work has failed, for this reason; the process ends now."""
+
+    reason: str
+    traceback: str = ""
+
+
+def failed(reason: str, traceback: str) -> Failed:
+    """Return the message for a reason and a traceback of any length, cut as ``boot_failed`` does it."""
+    cut = boot_failed(reason, traceback)
+    return Failed(cut.reason, cut.traceback)
+
+
 class Busy(Message, frozen=True):
     """Worker: a deadline is armed and the master did not look at the scoreboard."""
 
@@ -70,7 +83,7 @@ class WriteLogs(Message, frozen=True):
     """Master: write what has been collected for the access log; this process may be about to be killed."""
 
 
-FromWorker = Ready | BootFailed | Busy | Draining
+FromWorker = Ready | BootFailed | Failed | Busy | Draining
 FromMaster = Drain | Leave | ReopenLogs | WriteLogs
 
 _from_worker = msgspec.msgpack.Decoder(FromWorker)

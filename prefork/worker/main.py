@@ -13,15 +13,16 @@ from setproctitle import setproctitle
 from prefork import log
 from prefork.config.schema import Pool
 from prefork.errors import BootError
-from prefork.handlers import command, context
+from prefork.handlers import command, context, task
 from prefork.handlers.context import Worker
 from prefork.handlers.hooks import Hooks, load_hooks
-from prefork.handlers.load import load
-from prefork.handlers.socket import adapt, is_async
+from prefork.handlers.load import is_async, load
+from prefork.handlers.socket import adapt
 from prefork.log import Identity, logger
 from prefork.scoreboard import Row
 from prefork.system import activation, notify, process, signals
 from prefork.worker import blocking, evented
+from prefork.worker import task as tasks
 from prefork.worker.access import AccessLog
 from prefork.worker.channel import boot_failed
 from prefork.worker.logs import Logs, open_access_log
@@ -68,6 +69,8 @@ def _serve(
     pool, listeners = post.pool, post.listeners
     if pool.kind == "wsgi":
         evented.serve(worker, row, orders, listeners, application, pool, access, post.contexts)
+    elif pool.kind == "task":
+        tasks.serve(worker, row, orders, application, pool)
     elif is_async(application):
         from prefork.worker import aio  # loaded by _prepare_loop
 
@@ -112,6 +115,8 @@ def prepare(pool: Pool) -> Any:
         if is_async(handle):
             _prepare_loop(pool)
         return handle
+    if pool.kind == "task":
+        return task.adapt(application)
     if not callable(application):
         raise BootError(f"expected a WSGI application, found {application!r}")
     return application

@@ -27,6 +27,8 @@ ORPHANS_QUEUE = 0.5
 # How long after its deadline a worker ends itself. A living master has done so by then.
 OVERTIME = 1.0
 READ_SIZE = 4096
+# What a shell would say of a process that a TERM has ended.
+TERMINATED = 128 + signal.SIGTERM
 
 
 class Orders:
@@ -107,7 +109,7 @@ class Orders:
         """
         with self._readiness:
             if not self._is_ready:
-                os._exit(0)
+                os._exit(self.exit_code)
             is_first, self._is_draining = not self._is_draining, True
         by = time.monotonic() + (self._post.pool.graceful_timeout if grace is None else grace)
         self.empty_queue = self.empty_queue or empty_queue
@@ -119,6 +121,11 @@ class Orders:
             self._start_drain_hook()
         self._drain_begun.set()
         os.write(self._wake, b"!")
+        if (
+            not self._post.listeners
+        ):  # a task: nobody waits for it, and from now on only this drain has a clock
+            self._row.rest()
+            self.leave_queue()
 
     def resign(self, code: int) -> None:
         """Drain because the handler called ``sys.exit(code)``."""
@@ -155,10 +162,19 @@ class Orders:
         while True:
             ready = [descriptor for descriptor, _ in poll.poll()]
             if self._signals in ready and signal.SIGTERM in os.read(self._signals, READ_SIZE):
-                self.drain()
+                self._hear_term()
             if ready != [self._signals] and not self._hear_master():
                 break
         self._survive_master()
+
+    def _hear_term(self) -> None:
+        """Drain, as somebody else than the master wants it; work that had to be done once has not ended well then.
+
+        So it is with systemd: TERM is a clean end except of a service of type oneshot (systemd.service(5)).
+        """
+        if self._post.pool.restart == "once":
+            self.exit_code = TERMINATED
+        self.drain()
 
     def _hear_master(self) -> bool:
         received = channel.receive_from_master(self._post.channel)

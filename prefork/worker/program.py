@@ -29,9 +29,10 @@ from prefork.scoreboard import Row, State
 from prefork.system import process, signals, tree
 from prefork.system.process import Child, Ended
 from prefork.worker import channel
-from prefork.worker.channel import Drain, Draining, Leave, Message, Ready, ReopenLogs, boot_failed
+from prefork.worker.channel import Drain, Draining, Leave, Message, Ready, ReopenLogs, boot_failed, failed
 from prefork.worker.launch import launch
 from prefork.worker.notices import Notices
+from prefork.worker.orders import TERMINATED
 from prefork.worker.output import Output
 from prefork.worker.post import Post
 
@@ -97,6 +98,7 @@ class Program:
         self._is_ready = False
         self._is_leaving = False
         self._was_told = False
+        self._was_termed = False
         self._must_leave_now = False
         self._kill_at: float | None = None
         self._has_killed = False
@@ -178,6 +180,7 @@ class Program:
         if signal.SIGCHLD in found:
             self._reap()
         if signal.SIGTERM in found:
+            self._was_termed = True
             self._leave_unasked(self._pool.stop_signal)
 
     def _hear_master(self) -> None:
@@ -285,8 +288,13 @@ class Program:
         """End as the program has ended; but well, if it has left as it was told."""
         ended = self._ended
         assert ended is not None
-        if not self._is_ready and not self._was_told and not self._must_leave_now:
+        is_done = ended.code == 0 and self._pool.restart != "always"  # not every program is there to stay
+        if not is_done and not self._is_ready and not self._was_told and not self._must_leave_now:
             self._fail(f"it ended before it was ready: {_words(ended)}", "\n".join(self._output.last))
+        if self._was_termed and self._pool.restart == "once":
+            os._exit(TERMINATED)
+        if self._pool.restart == "once" and not is_done:
+            self._say(failed("", "\n".join(self._output.last)))
         if self._must_leave_now or (self._was_told and _left_as_told(ended, self._pool.stop_signal)):
             os._exit(0)
         if self._has_killed and ended.signal == "SIGKILL":

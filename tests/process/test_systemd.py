@@ -232,3 +232,23 @@ def test_a_full_queue_delays_a_message_and_loses_none(start: Start, tmp_path: Pa
         for _ in range(count):
             manager.hear()
     assert manager.hear_until("READY")
+
+
+def test_work_that_is_done_once_may_take_longer_than_the_manager_would_wait(
+    start: Start, tmp_path: Path, manager: Manager
+):
+    write_app(tmp_path)
+    (tmp_path / "own.py").write_text(
+        "import os\ndef run(worker):\n    while not os.path.exists('go') and not worker.stopping.wait(0.01): pass\n"
+    )
+    clocks = "boot_timeout = 1\ngraceful_timeout = 1\n"
+    once = f'[pool.migrate]\ntask = "own:run"\nrestart = "once"\n{clocks}'
+    start(HELLO.format(listen="127.0.0.1:0") + clocks + once, env=manager.environment)
+    asked = [float(message["EXTEND_TIMEOUT_USEC"]) / 1e6 for message in (manager.hear(), manager.hear())]
+    began = time.monotonic()
+    again = manager.hear()
+    assert "READY" not in again
+    assert float(again["EXTEND_TIMEOUT_USEC"]) > 0
+    assert time.monotonic() - began < asked[-1] - 1, "the manager has lost its patience"
+    (tmp_path / "go").touch()
+    assert words(manager.hear_until("READY")) == ["READY"]

@@ -12,6 +12,7 @@ from itertools import count
 from random import Random
 
 from prefork.config.listeners import Key, all_keyed, keyed
+from prefork.config.order import predecessors
 from prefork.config.schema import Config, Listen, Log, Master, Pool
 from prefork.supervisor import actions, events
 from prefork.supervisor.actions import Action
@@ -22,6 +23,9 @@ from prefork.units import Address, Share, TcpAddress
 
 PORTS = [TcpAddress("127.0.0.1", port) for port in (8000, 8001, 8002)]
 SOON = (0.0, 0.01, 0.3, 2.0)
+# How long a task works; none of the clocks limits it.
+RUN = (0.0, 0.5, 3.0, 30.0)
+KILLED = Exit(signal="SIGKILL", status=137)
 # One deadline may lead to another that is due at once, but not for ever.
 SPINNING = 4
 
@@ -32,11 +36,17 @@ def config(*pools: Pool) -> Config:
 
 
 def pool(
-    name: str, ports: Sequence[Address], *, broken: bool = False, surge: int = 1, **options: object
+    name: str,
+    ports: Sequence[Address],
+    *,
+    broken: bool = False,
+    surge: int = 1,
+    task: bool = False,
+    **options: object,
 ) -> Pool:
-    listen = tuple(Listen(address=port) for port in ports)
-    application = "broken:app" if broken else "shop:app"
-    return Pool(name=name, listen=listen, wsgi=application, surge=Share(number=surge), **options)  # type: ignore[arg-type]
+    listen = () if task else tuple(Listen(address=port) for port in ports)
+    kind = {"task" if task else "wsgi": "broken:app" if broken else "shop:app"}
+    return Pool(name=name, listen=listen, surge=Share(number=surge), **kind, **options)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -75,6 +85,13 @@ class FakeSystem:
         self.adopted: Config | None = None
         self.open: frozenset[Key] = frozenset()
         self.watched = False
+        self.scaled = False
+        self.told_to_stop = False
+        self.immortals = 0
+        self._finals: dict[tuple[str, int], list[Exit]] = {}  # ends after which nobody may follow
+        self._proven: dict[
+            tuple[str, int], int
+        ] = {}  # how often a generation's workers got ready, or were done
         self._births: set[int] = set()
         self._pids = count(42)
         self._agenda: list[tuple[float, int, Event]] = []
@@ -89,6 +106,8 @@ class FakeSystem:
         if isinstance(event, events.Boot | events.Reload):
             self.wanted = event.config
             self.open |= all_keyed(event.config).keys()
+        self.scaled = self.scaled or isinstance(event, events.Scale | events.Shift)
+        self.told_to_stop = self.told_to_stop or isinstance(event, events.Stop)
         queue = [event]
         while queue and self.ended is None:
             asked = self._handle(queue.pop(0))
@@ -176,9 +195,25 @@ class FakeSystem:
             return
         process.ready = process.ready or isinstance(event, events.Ready)
         process.draining = process.draining or isinstance(event, events.LeftQueue)
+        self._count(event, process)
         if isinstance(event, events.Exited):
             del self.processes[event.birth]
         self.tell(event)
+
+    def _count(self, event: events.WorkerEvent, process: Process) -> None:
+        """Remember what a worker has shown of its generation, by the rules of ``restart``."""
+        life = self.supervisor.life(event.birth)
+        if life is None or life.asked:
+            return
+        place, restart = (process.pool.name, process.generation), process.pool.restart
+        if isinstance(event, events.Exited):
+            ended_well = event.exit.code == 0 and life.strike is None and life.failure is None
+            if restart == "never" or (restart != "always" and ended_well):
+                self._finals.setdefault(place, []).append(event.exit)
+            if ended_well and (restart != "always" or life.ready_at is not None):
+                self._proven[place] = self._proven.get(place, 0) + 1
+        elif isinstance(event, events.Ready) and restart != "once":
+            self._proven[place] = self._proven.get(place, 0) + 1
 
     def _finish_request(self, pulse: Pulse) -> None:
         process = self.processes.get(pulse.birth)
@@ -236,6 +271,7 @@ class FakeSystem:
             case actions.End():
                 assert self.ended is None, "the server ended twice"
                 assert all(process.immortal for process in self.processes.values()), "somebody is left"
+                self._check_end(action)
                 self.ended = action
 
     def _target(self, birth: int) -> Process:
@@ -243,6 +279,8 @@ class FakeSystem:
         return self.processes[birth]
 
     def _fork(self, spawn: actions.Spawn) -> Event:
+        self._check_order(spawn)
+        self._check_finals(spawn)
         assert spawn.birth not in self._births, "a birth is named twice"
         self._births.add(spawn.birth)
         life = self.supervisor.life(spawn.birth)
@@ -254,12 +292,13 @@ class FakeSystem:
         obeys = self.behave or self.random.random() < 0.7
         dumps = self.random.random() < 0.7
         immortal = not self.behave and self.random.random() < 0.03
+        self.immortals += immortal
         self.processes[spawn.birth] = Process(spawn.pool, spawn.generation, obeys, dumps, immortal)
         self._boot(spawn)
         return events.Spawned(spawn.birth, next(self._pids))
 
     def _boot(self, spawn: actions.Spawn) -> None:
-        broken = spawn.pool.wsgi == "broken:app"
+        broken = spawn.pool.application == "broken:app"
         after = self.random.choice(SOON)
         how = "ready"
         if broken or (not self.behave and self.random.random() < 0.4):
@@ -267,6 +306,8 @@ class FakeSystem:
         match how:
             case "ready":
                 self.plan(events.Ready(spawn.birth), after)
+                if spawn.pool.restart == "once" or (spawn.pool.task and self.random.random() < 0.2):
+                    self._end(spawn, after + self.random.choice(RUN))
             case "fail":
                 self.plan(events.BootFailed(spawn.birth, "ImportError: shop", "Traceback"), after)
                 if self.random.random() < 0.8:
@@ -275,6 +316,16 @@ class FakeSystem:
                 self.die(spawn.birth, Exit(signal="SIGSEGV"), after)
             case "leave":
                 self.die(spawn.birth, Exit(code=0), after)
+
+    def _end(self, spawn: actions.Spawn, after: float) -> None:
+        """Let a process do its work and end: well, unless it misbehaves; a task says so first, a command does not."""
+        well = self.behave or self.random.random() < 0.6
+        if not well and self.random.random() < 0.5:
+            self.plan(events.Failed(spawn.birth, "KeyError: 'x'", "Traceback"), after)
+        if self.random.random() < 0.7:
+            self.plan(events.LeftQueue(spawn.birth), after)
+        how = Exit(code=0) if well else self.random.choice((Exit(code=1, status=1), KILLED))
+        self.die(spawn.birth, how, after)
 
     def _drain(self, process: Process, birth: int) -> None:
         process.draining = True
@@ -294,6 +345,50 @@ class FakeSystem:
     def _ready_lives(self) -> set[int]:
         return {life.birth for life in self.supervisor._lives() if life.state is State.READY}
 
+    def _check_order(self, spawn: actions.Spawn) -> None:
+        """Nobody starts before those that it comes after; work that is done once is done by nobody else meanwhile."""
+        supervisor = self.supervisor
+        candidate = supervisor._candidate
+        if candidate is not None and spawn.generation == supervisor.generation:
+            for name in predecessors(candidate.pools)[spawn.pool.name]:
+                before = candidate.pools[name]
+                needed = before.workers if before.restart == "once" else 1
+                shown = self._proven.get((name, spawn.generation), 0)
+                assert shown >= needed, f"{spawn.pool.name} starts before {name}"
+        if spawn.pool.restart == "once":
+            others = [other for other in self.processes.values() if other.pool.name == spawn.pool.name]
+            assert not any(
+                other.pool.restart == "once" and other.generation != spawn.generation and not other.immortal
+                for other in others
+            ), "it is done twice at a time"
+
+    def _check_finals(self, spawn: actions.Spawn) -> None:
+        """Nobody follows on an end that was final."""
+        keeper = self.supervisor.keepers.get(spawn.pool.name)
+        if keeper is None or self.scaled:
+            return
+        finals = self._finals.get((spawn.pool.name, spawn.generation), [])
+        living = sum(
+            process.pool.name == spawn.pool.name and process.generation == spawn.generation
+            for process in self.processes.values()
+        )
+        most = max(keeper.wanted, spawn.pool.workers)
+        holds = spawn.pool.restart != "always"
+        assert not holds or len(finals) + living < most, "somebody follows on a final end"
+
+    def _check_end(self, end: actions.End) -> None:
+        """The server ends because it was told to, could not boot, or an essential pool has ended for good."""
+        if self.told_to_stop or end.reason is not None:
+            return
+        assert self.adopted is not None
+        generation = self.supervisor.keepers
+        missed = [
+            self._finals[name, generation[name].generation][-1]
+            for name, pool in self.adopted.pools.items()
+            if pool.essential and (name, generation[name].generation) in self._finals
+        ]
+        assert end.code in {how.status for how in missed}, "the server ends without a reason"
+
     def _check_floor(self, before: set[int]) -> None:
         """Nobody who serves is retired while the pool would have fewer ready workers than it wants."""
         for keeper in self.supervisor.keepers.values():
@@ -305,7 +400,8 @@ class FakeSystem:
             ]
             if retired and not keeper.resting and keeper.closing is None:
                 ready = sum(life.state is State.READY for life in serving)
-                assert ready >= keeper.wanted, f"{len(retired)} retired, {ready} of {keeper.wanted} ready"
+                wanted = keeper.wanted - len(keeper.ends)
+                assert ready >= wanted, f"{len(retired)} retired, {ready} of {wanted} ready"
 
     def _check_probes(self, asked: list[Action]) -> None:
         """While a pool's workers fail, one at a time is tried."""
@@ -341,9 +437,15 @@ class FakeSystem:
             assert self.adopted == self.wanted, "a reload was forgotten"
         for keeper in supervisor.keepers.values():
             states = [(life.state, life.generation) for life in keeper.lives.values()]
-            wanted = 0 if keeper.resting else keeper.wanted
+            finals = self._finals.get((keeper.name, keeper.generation), [])
+            assert len(keeper.ends) == len(finals) or self.scaled or self.immortals, "an end is forgotten"
+            wanted = 0 if keeper.resting else max(0, keeper.wanted - len(keeper.ends))
+            assert keeper.settings is not None
+            assert not (keeper.settings.essential and keeper.is_done), (
+                "the server goes on without what is essential"
+            )
             assert states == [(State.READY, keeper.generation)] * wanted
-            assert len({life.slot for life in keeper.lives.values()}) == wanted
+            assert len({life.slot for life in keeper.lives.values()} - keeper.ends.keys()) == wanted
             assert not any(life.lost or life.halted for life in keeper.lives.values())
             assert keeper.degraded is None
         assert self.open == all_keyed(self.adopted).keys()

@@ -156,6 +156,10 @@ def pools(draw):
     kind = draw(st.sampled_from(KINDS))
     foreign = [name for name, option in options(Pool).items() if not option.suits(kind)]
     table = draw(tables(Pool, without=[*KINDS, "max_connections", *foreign]))
+    if kind in ("handler", "wsgi") and table.get("restart", ("", ""))[1] == "once":
+        del table["restart"]
+    if kind not in ("task", "command") and table.get("restart", ("", ""))[1] == "once":
+        del table["restart"]
     table[kind] = draw(VALUES[options(Pool)[kind].unit](None))
     http = draw(tables(Http)) if kind == "wsgi" else {}
     return table, http, draw(tables(Limits))
@@ -197,11 +201,12 @@ def files(draw):
     wanted = {}
     for position, name in enumerate(names):
         table, http, limited = draw(pools())
-        listen = [draw(listeners(position * 10 + number)) for number in range(draw(st.integers(1, 3)))]
-        table["listen"] = (
-            f"[{', '.join(written for written, _ in listen)}]",
-            tuple(one for _, one in listen),
-        )
+        if "task" not in table:
+            listen = [draw(listeners(position * 10 + number)) for number in range(draw(st.integers(1, 3)))]
+            table["listen"] = (
+                f"[{', '.join(written for written, _ in listen)}]",
+                tuple(one for _, one in listen),
+            )
         text += lines(f"[pool.{name}]", table) + (lines(f"[pool.{name}.http]", http) if http else [])
         text += lines(f"[pool.{name}.limits]", limited)
         inner = {"http": Http(**meant(http)), "limits": msgspec.convert(meant(limited), Limits)}

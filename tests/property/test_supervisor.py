@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 
+import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from prefork.config.order import circle, predecessors
 from prefork.config.schema import Config, Pool
 from prefork.supervisor.events import (
     Boot,
@@ -34,6 +36,7 @@ LONG_ENOUGH = 300.0
 # A dump may be under way when the drain is ordered, and another follows its clock.
 SLOWEST_STOP = DRAIN_DELAY + SETTLE + CLOCKS["graceful_timeout"] + 2 * STACKS
 A_MOMENT = 0.1
+RESTARTS = ["always", "always", "always", "on-failure", "never", "once"]
 EXAMPLES = int(os.environ.get("SUPERVISOR_EXAMPLES", "200"))
 
 
@@ -47,16 +50,27 @@ def pools(draw: st.DrawFn, name: str, ports: list[int], broken: bool) -> Pool:
         workers=draw(st.integers(1, 4)),
         threads=draw(st.sampled_from([1, 4])),
         drain_delay=draw(st.sampled_from([0.0, DRAIN_DELAY])),
+        restart=(restart := draw(st.sampled_from(RESTARTS))),
+        essential=restart in ("never", "on-failure") and draw(st.integers(0, 3)) == 3,
+        task=restart == "once" or draw(st.integers(0, 3)) == 3,
         **CLOCKS,
     )
 
 
 @st.composite
 def configs(draw: st.DrawFn, broken: bool) -> Config:
-    """Draw one to three pools that share the three ports among them."""
+    """Draw one to three pools that share the three ports among them; some come after earlier ones."""
     names = draw(st.permutations(["web", "api", "mail"]))[: draw(st.integers(1, 3))]
     ports = draw(st.permutations(range(3)))
-    return config(*(draw(pools(name, [port], broken)) for name, port in zip(names, ports, strict=False)))
+    drawn = [draw(pools(name, [port], broken)) for name, port in zip(names, ports, strict=False)]
+    ordered = [
+        msgspec.structs.replace(
+            pool, after=tuple(name for name in names[:number] if draw(st.integers(0, 2)) == 2)
+        )
+        for number, pool in enumerate(drawn)
+    ]
+    found = config(*ordered)
+    return config(*drawn) if circle(predecessors(found.pools)) else found
 
 
 births = st.integers(0, 100)
@@ -105,6 +119,11 @@ class Histories(RuleBasedStateMachine):
     @rule(new=configs(broken=True))
     def reload(self, new: Config) -> None:
         self.system.tell(Reload(new))
+
+    @rule()
+    def reload_the_same(self) -> None:
+        assert self.system.wanted is not None
+        self.system.tell(Reload(self.system.wanted))
 
     @rule(name=st.sampled_from(["web", "api", "mail"]), workers=st.integers(-1, 5))
     def scale(self, name: str, workers: int) -> None:

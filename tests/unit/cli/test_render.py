@@ -175,3 +175,22 @@ def test_stacks_stand_under_their_workers() -> None:
         ]
     )
     assert shown == ("web/0 gen=1 pid=11\nThread 1:\n  File x\n\nweb/1 gen=1 pid=12\nThread 1:\n  File y\n")
+
+
+@pytest.mark.parametrize(
+    ("figures", "shown"),
+    [
+        ({"wanted": 2, "ready": 0, "done": 2}, "done"),
+        ({"wanted": 3, "ready": 0, "done": 1}, "1 of 3 done"),
+        ({"wanted": 3, "ready": 2, "done": 1}, "2 of 3, 1 done"),
+        ({"wanted": 3, "ready": 3, "done": 0}, "3 of 3"),
+    ],
+)
+def test_who_is_done_is_not_missed(figures: dict[str, int], shown: str) -> None:
+    (line,) = (line for line in lines(server(pool("mail", [], **figures)), None) if line.startswith("mail"))
+    assert line.startswith(f"mail  {shown:<{len('READY')}}  ")
+
+
+def test_what_a_pool_waits_for_is_told() -> None:
+    waiting = server(pool("web", [], wanted=4, ready=0, waits_for=["db", "migrate"]))
+    assert "web waits for db, migrate" in lines(waiting, None)

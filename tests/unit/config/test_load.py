@@ -324,7 +324,7 @@ def test_a_wrong_listener_is_told_once(written, message, hint):
 def test_a_pool_needs_one_kind_and_a_listener():
     assert problems("\n[pool.web]\n") == [
         (
-            ":2: [pool.web]: expected exactly one of handler, wsgi, command, found none",
+            ":2: [pool.web]: expected exactly one of handler, wsgi, task, command, found none",
             'write wsgi = "module:application"',
         ),
         (
@@ -334,7 +334,7 @@ def test_a_pool_needs_one_kind_and_a_listener():
     ]
     assert problems(WEB + 'handler = "a:b"') == [
         (
-            ":1: [pool.web]: expected exactly one of handler, wsgi, command, found handler and wsgi",
+            ":1: [pool.web]: expected exactly one of handler, wsgi, task, command, found handler and wsgi",
             "remove one of them",
         )
     ]
@@ -414,15 +414,11 @@ def test_a_byte_order_mark_is_no_mistake():
 
 KEYS_OF_LATER_ISSUES = [
     "asgi",
-    "task",
     "proxy_protocol",
     "trusted",
     "root_path",
     "scale",
     "preload",
-    "restart",
-    "after",
-    "essential",
     "max_requests",
     "max_requests_jitter",
     "max_memory",

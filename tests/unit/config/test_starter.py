@@ -35,7 +35,7 @@ def test_the_reference_shows_the_real_defaults():
 def uncommented():
     """Return the reference with its examples in force, but those that the other kind of pool has no use for."""
     text = re.sub(r"^# (\w+ = |\[)", r"\1", full_toml(), flags=re.MULTILINE)
-    text = text.replace('handler = "shop.echo:handle"', "", 1)
+    text = text.replace('handler = "shop.echo:handle"', "", 1).replace('task = "shop.mail:send_queued"', "")
     text = text.replace('command = ["node", "assets.js"]', "", 1)
     return text.replace('trusted = ["10.0.0.0/8"]', "")  # of a listener that a pool with a handler has
 

@@ -88,3 +88,12 @@ def test_who_waits_no_more_is_forgotten(worker: Worker) -> None:
     assert task.done()
     loop.close()
     worker.drain()  # a loop that is closed needs to know of nothing
+
+
+def test_a_beat_outside_of_a_task_is_a_mistake(worker: Worker) -> None:
+    with pytest.raises(RuntimeError, match="outside of a task"):
+        worker.beat()
+    beats: list[int] = []
+    worker.beat_by(lambda: beats.append(1))
+    worker.beat()
+    assert beats == [1]

@@ -156,7 +156,7 @@ class TestBackOff:
         house.ready(birth)
         actions = house.wait(0.9, Exited(birth, CRASH))
         assert only(Spawn, actions) == []
-        assert keeper(house).degraded == "web/0 died right after it was ready"
+        assert keeper(house).degraded == "web/0 died right after it was ready: crashed: SIGSEGV"
         assert house.supervisor.next_deadline() == pytest.approx(house.now + 0.5)
 
     def test_a_failing_fork_backs_off_too(self) -> None:

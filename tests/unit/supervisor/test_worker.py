@@ -278,6 +278,7 @@ def ended(state: State, how: Exit, *steps: tuple[Input, Any], **options: Any) ->
 
 
 STUCK = (Input.DEADLINE, None)
+FAILED = (Input.FAILED, ("KeyError: 'x'", "Traceback"))
 
 
 class TestCause:
@@ -292,6 +293,12 @@ class TestCause:
                 False,
             ),
             (ended(State.READY, CLEAN, (Input.LEFT_QUEUE, None)), "clean: it left by itself", True),
+            (ended(State.READY, CLEAN, restart="on-failure"), "done, exit code 0", True),
+            (ended(State.STARTING, CLEAN, restart="once"), "done, exit code 0", True),
+            (ended(State.STARTING, CLEAN), "did not boot: exit code 0", False),
+            (ended(State.DRAINING, CLEAN, restart="never"), "clean: replaced", True),
+            (ended(State.READY, Exit(code=1), FAILED), "exit code 1: KeyError: 'x'", False),
+            (ended(State.DRAINING, Exit(code=1), FAILED), "exit code 1: KeyError: 'x'", False),
             (ended(State.READY, Exit(code=3)), "exit code 3", False),
             (ended(State.DRAINING, Exit(code=3)), "exit code 3", False),
             (ended(State.READY, Exit(signal="SIGSEGV")), "crashed: SIGSEGV", False),
