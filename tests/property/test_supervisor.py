@@ -106,6 +106,12 @@ class Histories(RuleBasedStateMachine):
     def reload(self, new: Config) -> None:
         self.system.tell(Reload(new))
 
+    @rule(new=st.none() | configs(broken=True))
+    def upgrade(self, new: Config | None) -> None:
+        """Another program goes on, then reloads; or finds a file that it cannot read."""
+        if self.system.upgrade() and new is not None:
+            self.system.tell(Reload(new))
+
     @rule(name=st.sampled_from(["web", "api", "mail"]), workers=st.integers(-1, 5))
     def scale(self, name: str, workers: int) -> None:
         self.system.tell(Scale(name, workers))
