@@ -25,6 +25,8 @@ YEAR = 366 * DAY
 MANY = 1_000_000
 MAX_WORKERS = 1000
 GIB = 2**30
+# The slot of a pool's template: it is no worker, and takes no worker's place.
+TEMPLATE = -1
 
 
 POOL_NAME = r"[A-Za-z0-9_-]{1,64}"
@@ -427,6 +429,14 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
             le=256,
         ),
     ] = 1
+    preload: Annotated[
+        bool,
+        option(
+            Unit.FLAG,
+            "a template process loads the application once and forks the workers; Linux only",
+            foreign="command",
+        ),
+    ] = False
     boot_timeout: Annotated[float, clock("a worker's start, until it is ready")] = 60.0
     stall_timeout: Annotated[
         float,
@@ -501,6 +511,10 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     def application(self) -> str:
         """Return the ``module:attribute`` to be loaded, or the program to be run, as a shell would take it."""
         return self.handler or self.wsgi or shlex.join(self.command or ())
+
+    def place(self, slot: int) -> str:
+        """Return what people call the worker in a slot: ``web/2``; or the pool's template: ``web/template``."""
+        return f"{self.name}/{'template' if slot == TEMPLATE else slot}"
 
     def tls_at(self, listen: Listen) -> Tls | None:
         """Return how one of the pool's listeners speaks TLS, None if it does not."""

@@ -107,6 +107,16 @@ class WorkerStatus(msgspec.Struct):
     current: list[Current]
 
 
+class TemplateStatus(msgspec.Struct):
+    """A process that workers are forked from; ``age`` in seconds, ``memory`` in bytes, resident."""
+
+    generation: int
+    pid: int
+    state: str
+    age: float
+    memory: int
+
+
 class ListenerStatus(msgspec.Struct):
     """One listener; ``queue`` is how many clients wait in it, None where the kernel does not tell."""
 
@@ -137,6 +147,7 @@ class PoolStatus(msgspec.Struct):
     listeners: list[ListenerStatus]
     last_death: Death | None
     workers: list[WorkerStatus]
+    templates: list[TemplateStatus] = []
 
 
 class ServerStatus(msgspec.Struct):

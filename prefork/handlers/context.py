@@ -62,7 +62,10 @@ def current() -> Worker:
     Raises RuntimeError outside of a prefork worker.
     """
     if not _workers:
-        raise RuntimeError("prefork.current() was called outside of a prefork worker")
+        raise RuntimeError(
+            "prefork.current() was called outside of a prefork worker; with preload = true that is where the "
+            "application is loaded"
+        )
     return _workers[-1]
 
 

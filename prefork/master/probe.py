@@ -15,6 +15,7 @@ import msgspec
 from prefork.config.schema import Config, Pool
 from prefork.errors import BootError
 from prefork.master.listeners import check_accounts
+from prefork.master.server import check_templates
 from prefork.system import process, signals
 from prefork.system.privileges import Account, find_account
 from prefork.worker import main
@@ -35,9 +36,10 @@ class Verdict(msgspec.Struct):
 def probe(config: Config) -> list[BootError]:
     """Return what keeps the applications of a configuration from being loaded; empty if nothing does.
 
-    Raises ConfigError for users and groups that this machine does not have.
+    Raises ConfigError for users, groups and features that this machine does not have.
     """
     check_accounts(config)
+    check_templates(config, process.has_subreapers())
     account = find_account(config.master.user, config.master.group)
     errors = []
     for pool in config.pools.values():

@@ -13,8 +13,8 @@ from setproctitle import setproctitle
 
 from prefork import log
 from prefork.config.listeners import all_keyed, keyed
-from prefork.config.schema import Config, Pool
-from prefork.errors import ConfigError, ListenError, PreforkError
+from prefork.config.schema import TEMPLATE, Config, Pool
+from prefork.errors import ConfigError, ListenError, PreforkError, Problem
 from prefork.log import Destination, Identity, Outlets, logger
 from prefork.master.charge import Charge
 from prefork.master.clock import SteadyClock
@@ -22,6 +22,8 @@ from prefork.master.guard import Guard
 from prefork.master.listeners import Listeners, check_accounts
 from prefork.master.oom import OomKills
 from prefork.scoreboard import Board
+from prefork.supervisor.actions import Spawn
+from prefork.system import process
 from prefork.system.privileges import Account, find_account
 from prefork.worker import channel
 
@@ -174,6 +176,18 @@ class Server:
     def _reopened(plan: Plan) -> Plan:
         return msgspec.structs.replace(plan, outlets=log.open_outlets(*plan.files))
 
+    def take_in(self, charge: Charge) -> None:
+        """Hold a worker that was born, and have the guard watch it."""
+        self.charges[charge.birth] = charge
+        if charge.child.pidfd is not None:
+            self.guard.add(charge.child.pidfd, charge.grace)
+
+    def template_for(self, spawn: Spawn) -> Charge | None:
+        """Return the template that a worker is to be forked from: the latest of its pool and generation."""
+        place = (spawn.pool.name, TEMPLATE, spawn.generation)
+        found = (c for c in self.charges.values() if (c.pool.name, c.slot, c.generation) == place)
+        return max(found, key=lambda charge: charge.birth, default=None)
+
     def plan_for(self, generation: int) -> Plan:
         """Return the plan that workers of a generation are made by."""
         return self.next_plan if self.next_plan is not None and generation > self.generation else self.plan
@@ -239,7 +253,7 @@ class Server:
     def post_guard(self) -> None:
         """Put a new guard in place, one that knows the listeners and workers of now."""
         workers = {
-            charge.child.pidfd: charge.pool.graceful_timeout
+            charge.child.pidfd: charge.grace
             for charge in self.charges.values()
             if charge.child.pidfd is not None
         }
@@ -271,9 +285,24 @@ def draw_up(config: Config) -> Plan:
     Raises ConfigError for accounts, certificates and keys that cannot be used, ListenError for a log that cannot.
     """
     check_accounts(config)
+    check_templates(config, process.has_subreapers())
     account = find_account(config.master.user, config.master.group)
     certificates = load_certificates(config)
     return Plan(config, account, log.open_outlets(config.log.file, config.log.access), certificates)
+
+
+def check_templates(config: Config, can_adopt: bool) -> None:
+    """Raise ConfigError for ``preload`` where a template's workers could not become the master's children."""
+    problems = [
+        Problem(
+            f"[pool.{name}] preload: expected Linux: elsewhere a template's workers would not be the master's children",
+            "write preload = false: each worker then loads the application by itself",
+        )
+        for name, pool in config.pools.items()
+        if pool.preload and not can_adopt
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def load_certificates(config: Config) -> Certificates | None:

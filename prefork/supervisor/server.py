@@ -96,13 +96,13 @@ class Supervisor:
 
     def life(self, birth: int) -> Life | None:
         """Return what is known of a worker, if it is still alive."""
-        return next((keeper.lives[birth] for keeper in self._all() if birth in keeper.lives), None)
+        return next((life for keeper in self._all() if (life := keeper.find(birth))), None)
 
     def _all(self) -> list[Keeper]:
         return [*self.keepers.values(), *self.departing]
 
     def _lives(self) -> list[Life]:
-        return [life for keeper in self._all() for life in keeper.lives.values()]
+        return [life for keeper in self._all() for life in keeper.everybody()]
 
     # Events, one by one.
 
@@ -137,7 +137,9 @@ class Supervisor:
     def _step(self, life: Life, kind: Input, detail: object, now: float) -> list[Action]:
         was = life.state
         actions = life.handle(kind, detail, now)
-        keeper = next(keeper for keeper in self._all() if life.birth in keeper.lives)
+        keeper = next(keeper for keeper in self._all() if keeper.find(life.birth))
+        if was is State.FORKING and kind is Input.DEADLINE and not life.asked:
+            actions += keeper.templates.blame(life.generation, life.pool.boot_timeout, now)
         if life.state is State.READY and was is State.STARTING:
             actions += keeper.note_ready(life)
         if life.state is State.GONE:
@@ -328,7 +330,7 @@ class Supervisor:
         return [Tell("info", f"pool {keeper.name} is gone") for keeper in over]
 
     def _is_stillborn(self, keeper: Keeper) -> bool:
-        return keeper.settings is None and keeper.trial is None and not keeper.lives
+        return keeper.settings is None and keeper.trial is None and not keeper.everybody()
 
     def _keep_listeners(self) -> list[Action]:
         kept = frozenset(address for keeper in self._all() for address in keeper.addresses())
@@ -380,6 +382,7 @@ def _input(event: WorkerEvent) -> tuple[Input, object]:
 
 
 _PLAIN: dict[type[WorkerEvent], Input] = {
+    events.Ordered: Input.ORDERED,
     events.Ready: Input.READY,
     events.LeftQueue: Input.LEFT_QUEUE,
     events.ChannelLost: Input.CHANNEL_LOST,

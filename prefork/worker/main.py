@@ -7,6 +7,7 @@ import faulthandler
 import os
 import random
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from setproctitle import setproctitle
@@ -18,7 +19,7 @@ from prefork.handlers import command, context
 from prefork.handlers.context import Worker
 from prefork.handlers.load import load
 from prefork.handlers.socket import adapt
-from prefork.log import Identity, logger
+from prefork.log import Destination, Identity, logger
 from prefork.system import activation, notify, privileges, process, signals
 from prefork.system.privileges import Account
 from prefork.worker import blocking, evented
@@ -32,15 +33,21 @@ OTHER_DESCRIPTORS = 256
 
 
 def run(post: Post) -> NoReturn:
-    """Be a worker. Runs in the process that was just forked, with all signals blocked, and never returns."""
-    _close_what_is_the_masters(post)
-    signals.reset_for_worker()
-    _show_stacks_on_demand(post.stacks)
-    setproctitle(post.title("starting"))
-    identity = Identity(f"{post.pool.name}/{post.slot}", os.getpid(), post.generation)
-    destination = log.start(post.log.level, post.log.format, post.outlets.log, identity)
+    """Be a worker that the master has forked, with all signals blocked. Never returns."""
+    leave_master(post)
+    work(post, lambda: prepare(post.pool, post.master, post.account))
+
+
+def work(post: Post, load: Callable[[], Any]) -> NoReturn:
+    """Be a worker in a process that holds nothing of its parent's any more, with all signals blocked. Never returns.
+
+    Args:
+        post: the worker's.
+        load: gives the application, whoever has loaded it. Raises BootError.
+
+    """
+    destination = begin(post)
     row = post.board.row(post.row)
-    row.set_pid(os.getpid())
     worker = Worker(post.pool.name, post.slot, post.generation, row)
     context.become(worker)
     logs = Logs(destination, open_access_log(post))
@@ -48,7 +55,7 @@ def run(post: Post) -> NoReturn:
     signals.unblock_all()
     orders.listen()
     try:
-        application = prepare(post.pool, post.master, post.account)
+        application = load()
     except BootError as error:
         orders.say(boot_failed(error.message, error.traceback))
         os._exit(error.exit_code)
@@ -59,11 +66,22 @@ def run(post: Post) -> NoReturn:
     _exit(orders.exit_code)
 
 
-def _close_what_is_the_masters(post: Post) -> None:
+def leave_master(post: Post) -> None:
+    """Drop what is the master's and was inherited: descriptors, and what it does about signals."""
     for name in (*activation.VARIABLES, *notify.VARIABLES):
         os.environ.pop(name, None)
     shared = [post.channel.fileno(), post.stacks, *post.outlets.descriptors()]
     process.close_all_but([*shared, *(listener.fileno() for listener in post.listeners)])
+    signals.reset_for_worker()
+
+
+def begin(post: Post) -> Destination:
+    """Be a process of one's own, worker or template: its stacks, its title, its log, which is returned, and its row."""
+    _show_stacks_on_demand(post.stacks)
+    setproctitle(post.title("starting"))
+    identity = Identity(post.pool.place(post.slot), os.getpid(), post.generation)
+    post.board.row(post.row).set_pid(os.getpid())
+    return log.start(post.log.level, post.log.format, post.outlets.log, identity)
 
 
 def _show_stacks_on_demand(descriptor: int) -> None:

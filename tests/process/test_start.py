@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -28,14 +27,6 @@ def refused(server: Server, code: int) -> list[str]:
     assert server.wait_exit() == code, server.log
     server.wait_all_gone()
     return [line for line in server.everything() if not line.startswith("20")]
-
-
-@pytest.fixture
-def open_folder():
-    """A folder that everybody can use; pytest's own are closed to others."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o777)
-        yield Path(folder)
 
 
 @pytest.fixture

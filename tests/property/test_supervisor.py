@@ -46,6 +46,7 @@ def pools(draw: st.DrawFn, name: str, ports: list[int], broken: bool) -> Pool:
         surge=draw(st.integers(1, 3)),
         workers=draw(st.integers(1, 4)),
         threads=draw(st.sampled_from([1, 4])),
+        preload=draw(st.booleans()),
         drain_delay=draw(st.sampled_from([0.0, DRAIN_DELAY])),
         **CLOCKS,
     )

@@ -175,3 +175,11 @@ def test_stacks_stand_under_their_workers() -> None:
         ]
     )
     assert shown == ("web/0 gen=1 pid=11\nThread 1:\n  File x\n\nweb/1 gen=1 pid=12\nThread 1:\n  File y\n")
+
+
+def test_a_template_has_a_line_before_its_workers() -> None:
+    template = {"generation": 3, "pid": 4705, "state": "ready", "age": 7510.0, "memory": 110 * 2**20}
+    shown = lines(server(pool("web", [worker(0)], templates=[template])), None)
+    assert shown[-2].split()[:4] == ["web/template", "ready", "3", "4705"]
+    assert shown[-2].split()[-5:] == ["-", "-", "110.0", "MiB", "-"]
+    assert shown[-1].startswith("web/0")

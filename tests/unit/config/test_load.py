@@ -419,7 +419,6 @@ KEYS_OF_LATER_ISSUES = [
     "trusted",
     "root_path",
     "scale",
-    "preload",
     "restart",
     "after",
     "essential",
@@ -497,3 +496,18 @@ def test_tls_that_makes_no_sense_is_refused(table, message):
 
 def test_a_certificate_in_the_wrong_table_is_told_where_it_belongs():
     assert web('certificate = "a.pem"')[1] == "certificate belongs in [pool.NAME.tls]"
+
+
+def test_preload_is_off_unless_it_is_asked_for():
+    assert read(WEB).pools["web"].preload is False
+    assert read(WEB + "preload = true\n").pools["web"].preload is True
+
+
+def test_preload_means_nothing_to_a_program():
+    text = '[pool.assets]\ncommand = ["node"]\npreload = true\n'
+    ((message, hint),) = problems(text)
+    assert (
+        message
+        == ":3: [pool.assets] preload: expected this in a pool of another kind, found a pool with command"
+    )
+    assert hint == "remove preload"
