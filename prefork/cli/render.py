@@ -10,7 +10,14 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from prefork.control.messages import Current, ListenerStatus, PoolStatus, ServerStatus, WorkerStatus
+from prefork.control.messages import (
+    Current,
+    ListenerStatus,
+    PoolStatus,
+    ServerStatus,
+    TemplateStatus,
+    WorkerStatus,
+)
 from prefork.units import format_duration, format_size
 
 # In a pipe nothing is cut off or wrapped: lines are as long as they are.
@@ -60,7 +67,7 @@ def _parts(status: ServerStatus, wide: bool) -> list[RenderableType]:
     notes = [note for pool in status.pools for note in _notes(pool)]
     if notes:
         parts += ["", *notes]
-    if any(pool.workers for pool in status.pools):
+    if any(pool.workers or pool.templates for pool in status.pools):
         parts += ["", _workers(status.pools, wide)]
     return parts
 
@@ -131,6 +138,8 @@ def _workers(pools: Sequence[PoolStatus], wide: bool) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("NOW")
     for pool in pools:
+        for template in pool.templates:
+            table.add_row(*_template(pool.name, template))
         for worker in pool.workers:
             table.add_row(*_worker(pool.name, worker))
     return table
@@ -147,6 +156,20 @@ def _worker(pool: str, worker: WorkerStatus) -> list[RenderableType]:
         str(worker.connections),
         format_size(worker.memory),
         _line(_now(worker.current)),
+    ]
+
+
+def _template(pool: str, template: TemplateStatus) -> list[RenderableType]:
+    return [
+        _line(f"{pool}/template"),
+        _state(template.state),
+        str(template.generation),
+        str(template.pid),
+        format_duration(template.age),
+        "-",
+        "-",
+        format_size(template.memory),
+        "-",
     ]
 
 

@@ -31,6 +31,8 @@ MAX_LIMIT = 2**62
 # The highest number that a CPU may have: CPU_SETSIZE of sched_setaffinity(2).
 MAX_CPU = 1023
 CPU_RANGES = r"^\s*[0-9]{1,4}(-[0-9]{1,4})?(\s*,\s*[0-9]{1,4}(-[0-9]{1,4})?)*\s*$"
+# The slot of a pool's template: it is no worker, and takes no worker's place.
+TEMPLATE = -1
 
 
 POOL_NAME = r"[A-Za-z0-9_-]{1,64}"
@@ -507,6 +509,14 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
             le=256,
         ),
     ] = 1
+    preload: Annotated[
+        bool,
+        option(
+            Unit.FLAG,
+            "a template process loads the application once and forks the workers; Linux only",
+            foreign="command",
+        ),
+    ] = False
     restart: Annotated[
         Literal["always", "on-failure", "never", "once"],
         option(Unit.CHOICE, '"on-failure", "never", or "once": must end with 0 before the other pools start'),
@@ -660,6 +670,10 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     def application(self) -> str:
         """Return the ``module:attribute`` to be loaded, or the program to be run, as a shell would take it."""
         return self.handler or self.wsgi or self.task or shlex.join(self.command or ())
+
+    def place(self, slot: int) -> str:
+        """Return what people call the worker in a slot: ``web/2``; or the pool's template: ``web/template``."""
+        return f"{self.name}/{'template' if slot == TEMPLATE else slot}"
 
     def tls_at(self, listen: Listen) -> Tls | None:
         """Return how one of the pool's listeners speaks TLS, None if it does not."""

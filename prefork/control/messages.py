@@ -108,6 +108,16 @@ class WorkerStatus(msgspec.Struct):
     current: list[Current]
 
 
+class TemplateStatus(msgspec.Struct):
+    """A process that workers are forked from; ``age`` in seconds, ``memory`` in bytes, resident."""
+
+    generation: int
+    pid: int
+    state: str
+    age: float
+    memory: int
+
+
 class ListenerStatus(msgspec.Struct):
     """One listener; ``queue`` is how many clients wait in it, None where the kernel does not tell."""
 
@@ -143,6 +153,7 @@ class PoolStatus(msgspec.Struct):
     workers: list[WorkerStatus]
     done: int = 0
     waits_for: list[str] = []
+    templates: list[TemplateStatus] = []
 
 
 class ServerStatus(msgspec.Struct):

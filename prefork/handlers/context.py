@@ -144,7 +144,10 @@ def current() -> Worker:
     """
     worker = current_if_any()
     if worker is None:
-        raise RuntimeError("prefork.current() was called outside of a prefork worker")
+        raise RuntimeError(
+            "prefork.current() was called outside of a prefork worker; with preload = true that is where the "
+            "application is loaded"
+        )
     return worker
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import ClassVar
 
 import msgspec
 
-from prefork.config.schema import Pool
+from prefork.config.schema import TEMPLATE, Pool
 from prefork.log import Identity
 from prefork.master.stacks import readable
 from prefork.scoreboard import Board, Snapshot
+from prefork.supervisor.actions import Spawn
 from prefork.system import process, tree
 from prefork.system.process import Child
+from prefork.worker import channel
 
 # More than this of a worker's stacks is not kept: faulthandler writes at most 100 frames for each thread.
 MAX_STACKS = 262144
@@ -22,7 +26,7 @@ READ_SIZE = 65536
 
 
 class Charge(msgspec.Struct):
-    """One worker.
+    """One worker, or a template, whose slot is TEMPLATE.
 
     Attributes:
         birth: by which the supervisor knows it.
@@ -53,12 +57,17 @@ class Charge(msgspec.Struct):
     @property
     def identity(self) -> Identity:
         """Return by what people know it."""
-        return Identity(f"{self.pool.name}/{self.slot}", self.child.pid, self.generation)
+        return Identity(self.pool.place(self.slot), self.child.pid, self.generation)
 
     @property
     def age(self) -> float:
         """Return for how many seconds it has existed."""
         return time.monotonic() - self.born
+
+    @property
+    def grace(self) -> float:
+        """Return for how many seconds it may go on without a master: nothing is in flight in a template."""
+        return 0.0 if self.slot == TEMPLATE else self.pool.graceful_timeout
 
     def snapshot(self) -> Snapshot:
         """Return what it says of itself in the scoreboard."""
@@ -96,3 +105,39 @@ class Charge(msgspec.Struct):
         os.close(self.stacks_read)
         self.stacks_read = -1  # who still gathers its stacks would read of whoever has this number next
         self.board.release(self.row)
+
+
+class Means(msgspec.Struct, frozen=True):
+    """What master and worker share: a row of the scoreboard, and both ends of the channel and of the stacks' pipe."""
+
+    row: int
+    ours: socket.socket
+    theirs: socket.socket
+    stacks_read: int
+    stacks_write: int
+
+
+@contextmanager
+def shared(board: Board) -> Iterator[Means]:
+    """Make what master and worker share, until the worker has its part; if it does not get it, give all of it back.
+
+    Raises OSError, and IndexError when the board is full.
+    """
+    with ExitStack() as masters, ExitStack() as workers:
+        row = board.claim()
+        masters.callback(board.release, row)
+        ours, theirs = channel.pair()
+        masters.callback(ours.close)
+        workers.callback(theirs.close)
+        stacks_read, stacks_write = os.pipe()
+        masters.callback(os.close, stacks_read)
+        workers.callback(os.close, stacks_write)
+        os.set_blocking(stacks_read, False)
+        yield Means(row, ours, theirs, stacks_read, stacks_write)
+        masters.pop_all()
+
+
+def charge_of(spawn: Spawn, child: Child, board: Board, means: Means, files: tuple[str, str]) -> Charge:
+    """Return a worker as the master holds it from its birth on; ``files`` are those that it logs to."""
+    place = spawn.birth, spawn.pool, spawn.slot, spawn.generation
+    return Charge(*place, child, means.ours, board, means.row, means.stacks_read, files)

@@ -16,11 +16,12 @@ from typing import Any
 from setproctitle import setproctitle
 
 from prefork.config.diff import compare
-from prefork.config.schema import Config
+from prefork.config.schema import TEMPLATE, Config
 from prefork.control.server import ControlServer
 from prefork.errors import CommandError, ConfigError, PreforkError
 from prefork.log import logger
 from prefork.master.charge import Charge
+from prefork.master.delivery import Delivery
 from prefork.master.notices import Notices
 from prefork.master.perform import PERFORM
 from prefork.master.requests import Requests
@@ -57,6 +58,7 @@ class Loop:
         self._clock = server.clock
         self._supervisor = Supervisor(random.random)
         self._selector = selectors.DefaultSelector()
+        self._delivery = Delivery(server, self._selector, self._feed, self._later, self._register)
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_numbers = count()
         self._notices = Notices(notifier(os.environ), self._supervisor, self._later)
@@ -190,6 +192,11 @@ class Loop:
                 return None
             case actions.EndRollout():
                 self._end_rollout(action)
+                return None
+            case actions.Spawn(_, pool, slot, _) if pool.preload and slot != TEMPLATE:
+                return self._delivery.order(action)
+            case actions.Disown(birth):
+                self._delivery.disown(birth)
                 return None
             case actions.Tell():
                 self._requests.tell(action)
@@ -337,7 +344,9 @@ class Loop:
 
     def _reap(self) -> None:
         for pid, ended in process.reap():
-            charge = next((found for found in self._server.charges.values() if found.child.pid == pid), None)
+            if self._charge_of(pid) is None:
+                self._delivery.hear()  # it may be a template's worker: before it died, it has said so
+            charge = self._charge_of(pid)
             if charge is not None:
                 self._mourn(charge, ended)
             elif self._watcher.mourn(pid):
@@ -347,6 +356,9 @@ class Loop:
                 self._server.post_guard()
             else:
                 self._upgrade.take(pid)
+
+    def _charge_of(self, pid: int) -> Charge | None:
+        return next((found for found in self._server.charges.values() if found.child.pid == pid), None)
 
     def _mourn(self, charge: Charge, ended: Ended) -> None:
         """Take a worker's last words, then report its death."""

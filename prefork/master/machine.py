@@ -9,6 +9,7 @@ from prefork.config.patterns import folder_of
 from prefork.config.schema import Config, Pool
 from prefork.errors import ConfigError, Problem
 from prefork.master.listeners import check_accounts
+from prefork.system import process
 from prefork.system.privileges import Account, find_account
 
 Accounts = dict[str, Account | None]
@@ -26,6 +27,7 @@ def examine(config: Config) -> Accounts:
             accounts[pool.name] = _account(config, pool)
         except ConfigError as error:
             problems += error.problems
+    problems += templates_without_subreapers(config, process.has_subreapers())
     try:
         check_accounts(config)
     except ConfigError as error:
@@ -61,6 +63,18 @@ def _unwatchable(config: Config) -> list[Problem]:
                 text = f"{place}: expected patterns in a directory, found {folder}: {fault}"
                 problems.append(Problem(text))
     return problems
+
+
+def templates_without_subreapers(config: Config, can_adopt: bool) -> list[Problem]:
+    """Return where ``preload`` is asked for though a template's workers could not become the master's children."""
+    return [
+        Problem(
+            f"{config.place('pool', name, 'preload')}: expected Linux: elsewhere a template's workers would not be the master's children",
+            "write preload = false: each worker then loads the application by itself",
+        )
+        for name, pool in config.pools.items()
+        if pool.preload and not can_adopt
+    ]
 
 
 def _is_missing(package: str) -> bool:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from typing import Any
+from typing import Any, NoReturn
 
+from prefork.config.schema import TEMPLATE
 from prefork.errors import ListenError
 from prefork.log import logger
-from prefork.master.charge import Charge
+from prefork.master.charge import Charge, Means, charge_of, shared
 from prefork.master.server import Death, Server
 from prefork.scoreboard import Board, Snapshot
 from prefork.supervisor import actions, events
@@ -21,7 +19,7 @@ from prefork.supervisor.events import Clock, Pulse
 from prefork.supervisor.worker import CRASHES
 from prefork.system import process, signals, tree
 from prefork.units import format_duration, format_size
-from prefork.worker import channel, main, program
+from prefork.worker import channel, main, program, template
 from prefork.worker.post import Post
 
 # How a log line names what a clock has found running too long.
@@ -44,46 +42,27 @@ def spawn(server: Server, action: actions.Spawn) -> events.Spawned | events.Spaw
         return events.SpawnFailed(action.birth, reason)
     except ListenError as error:
         return events.SpawnFailed(action.birth, error.message)
-    server.charges[action.birth] = charge
-    if charge.child.pidfd is not None:
-        server.guard.add(charge.child.pidfd, action.pool.graceful_timeout)
+    server.take_in(charge)
     return events.Spawned(action.birth, charge.child.pid)
 
 
 def _fork(server: Server, action: actions.Spawn) -> Charge:
-    """Return a worker that was just forked. Raises OSError or IndexError, with everything given back."""
-    with ExitStack() as masters, ExitStack() as workers:
-        board = server.board_for(action.pool)
-        row = board.claim()
-        masters.callback(board.release, row)
-        ours, theirs = channel.pair()
-        masters.callback(ours.close)
-        workers.callback(theirs.close)
-        stacks_read, stacks_write = os.pipe()
-        masters.callback(os.close, stacks_read)
-        workers.callback(os.close, stacks_write)
-        os.set_blocking(stacks_read, False)
-        post = _post(server, action, board, row, theirs, stacks_write)
-        run = program.run if action.pool.kind == "command" else main.run
+    """Return a worker, or a template, that was just forked. Raises OSError or IndexError, with everything given back."""
+    board = server.board_for(action.pool)
+    with shared(board) as means:
+        post = _post(server, action, board, means)
+        run = _runner_of(action)
         child = process.fork(lambda: run(post))
-        masters.pop_all()
-    return Charge(
-        action.birth,
-        action.pool,
-        action.slot,
-        action.generation,
-        child,
-        ours,
-        board,
-        row,
-        stacks_read,
-        post.files,
-    )
+    return charge_of(action, child, board, means, post.files)
 
 
-def _post(
-    server: Server, action: actions.Spawn, board: Board, row: int, theirs: socket.socket, stacks: int
-) -> Post:
+def _runner_of(action: actions.Spawn) -> Callable[[Post], NoReturn]:
+    if action.slot == TEMPLATE:
+        return template.run
+    return program.run if action.pool.kind == "command" else main.run
+
+
+def _post(server: Server, action: actions.Spawn, board: Board, means: Means) -> Post:
     plan = server.plan_for(action.generation)
     return Post(
         pool=server.as_bound(action.pool),
@@ -95,12 +74,12 @@ def _post(
         parent=process.own_pid(),
         account=plan.accounts[action.pool.name],
         board=board,
-        row=row,
+        row=means.row,
         listeners=server.sockets_of(action.pool),
         inherited=server.inherited_of(action.pool),
         contexts=server.contexts_of(action.pool, plan.certificates),
-        channel=theirs,
-        stacks=stacks,
+        channel=means.theirs,
+        stacks=means.stacks_write,
         outlets=plan.outlets_of(action.pool),
     )
 
@@ -146,11 +125,12 @@ def strike(server: Server, action: actions.Strike) -> None:
     stacks = charge.stacks_text()
     place = f"; it was at:\n{stacks}" if stacks else "; it shows no stacks"
     logger.error(
-        "%s ran %s, limit %s (%s); replacing the worker%s",
+        "%s ran %s, limit %s (%s); replacing the %s%s",
         what,
         format_duration(action.ran),
         format_duration(action.limit),
         action.clock.value,
+        "template" if charge.slot == TEMPLATE else "worker",
         place,
         extra={
             "identity": charge.identity,
@@ -170,11 +150,10 @@ def bury(server: Server, action: actions.Bury) -> None:
         server.deaths[charge.pool.name] = Death(charge.identity, action.cause, now)
     logger.log(
         logging.INFO if action.expected else logging.ERROR,
-        "ended: %s; lived %s, served %s requests%s, peak memory %s%s",
+        "ended: %s; lived %s%s, peak memory %s%s",
         action.cause,
         format_duration(charge.age),
-        snapshot.requests,
-        _in_flight(snapshot, now),
+        "" if charge.slot == TEMPLATE else _work(snapshot, now),
         format_size(charge.peak_memory),
         f"; it was at:\n{stacks}" if stacks else "",
         extra={"identity": charge.identity, "figures": _figures(action, charge, snapshot)},
@@ -182,11 +161,13 @@ def bury(server: Server, action: actions.Bury) -> None:
     charge.close()
 
 
-def _in_flight(snapshot: Snapshot, now: float) -> str:
+def _work(snapshot: Snapshot, now: float) -> str:
+    """Return what a worker has served, and what it was serving."""
+    served = f", served {snapshot.requests} requests"
     if not snapshot.current:
-        return ""
+        return served
     requests = (f"{request.what} ({format_duration(now - request.since)})" for request in snapshot.current)
-    return f", in flight: {', '.join(requests)}"
+    return f"{served}, in flight: {', '.join(requests)}"
 
 
 def _figures(action: actions.Bury, charge: Charge, snapshot: Snapshot) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from prefork.control.messages import (
     PoolStatus,
     Request,
     ServerStatus,
+    TemplateStatus,
     WorkerStatus,
 )
 from prefork.control.server import Reply
@@ -195,8 +196,8 @@ class Requests:
     def _not_struck(self, charges: list[Charge]) -> list[Charge]:
         """Leave out workers whose stacks are being collected because a clock has struck."""
         keepers = [*self._supervisor.keepers.values(), *self._supervisor.departing]
-        lives = {birth: life for keeper in keepers for birth, life in keeper.lives.items()}
-        struck = {birth for birth, life in lives.items() if life.state is State.DUMPING}
+        lives = [life for keeper in keepers for life in keeper.everybody()]
+        struck = {life.birth for life in lives if life.state is State.DUMPING}
         return [charge for charge in charges if charge.birth not in struck]
 
     # Status.
@@ -231,6 +232,7 @@ class Requests:
             ],
             done=len(keeper.ends),
             waits_for=self._supervisor.waits_for(keeper),
+            templates=[self._template(life) for life in keeper.templates.lives.values()],
         )
 
     def _listeners(self, settings: Pool) -> list[ListenerStatus]:
@@ -261,6 +263,16 @@ class Requests:
             connections=snapshot.connections,
             memory=charge.memory(),
             current=[Current(request.what, round(now - request.since, 3)) for request in snapshot.current],
+        )
+
+    def _template(self, life: Life) -> TemplateStatus:
+        charge = self._server.charges[life.birth]
+        return TemplateStatus(
+            generation=charge.generation,
+            pid=charge.child.pid,
+            state=STATES[life.state],
+            age=round(charge.age, 3),
+            memory=charge.memory(),
         )
 
 

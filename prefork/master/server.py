@@ -13,7 +13,7 @@ from setproctitle import setproctitle
 
 from prefork import log
 from prefork.config.listeners import all_keyed, keyed
-from prefork.config.schema import Config, Pool
+from prefork.config.schema import TEMPLATE, Config, Pool
 from prefork.errors import ConfigError, ListenError, PreforkError
 from prefork.log import Destination, Identity, Outlets, logger
 from prefork.master.charge import Charge
@@ -24,6 +24,7 @@ from prefork.master.machine import Accounts, examine
 from prefork.master.oom import OomKills
 from prefork.master.pidfile import PidFile
 from prefork.scoreboard import Board, UnreadableBoard
+from prefork.supervisor.actions import Spawn
 from prefork.worker import channel
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ class Server:
             "outlets": self.plan.outlets,
             "generation": self.generation,
             "listeners": self.listeners.past(),
-            "charges": self.charges,
+            # The channels of templates end with this program, and so do they: the next one has its own.
+            "charges": {birth: charge for birth, charge in self.charges.items() if charge.slot != TEMPLATE},
             "boards": self._boards,
             "deaths": self.deaths,
             "clock": self.clock.past(),
@@ -219,6 +221,18 @@ class Server:
     def _reopened(plan: Plan) -> Plan:
         return msgspec.structs.replace(plan, outlets=log.open_outlets(*plan.files))
 
+    def take_in(self, charge: Charge) -> None:
+        """Hold a worker that was born, and have the guard watch it."""
+        self.charges[charge.birth] = charge
+        if charge.child.pidfd is not None:
+            self.guard.add(charge.child.pidfd, charge.grace)
+
+    def template_for(self, spawn: Spawn) -> Charge | None:
+        """Return the template that a worker is to be forked from: the latest of its pool and generation."""
+        place = (spawn.pool.name, TEMPLATE, spawn.generation)
+        found = (c for c in self.charges.values() if (c.pool.name, c.slot, c.generation) == place)
+        return max(found, key=lambda charge: charge.birth, default=None)
+
     def plan_for(self, generation: int) -> Plan:
         """Return the plan that workers of a generation are made by."""
         return self.next_plan if self.next_plan is not None and generation > self.generation else self.plan
@@ -286,7 +300,7 @@ class Server:
     def post_guard(self) -> None:
         """Put a new guard in place, one that knows the listeners and workers of now."""
         workers = {
-            charge.child.pidfd: charge.pool.graceful_timeout
+            charge.child.pidfd: charge.grace
             for charge in self.charges.values()
             if charge.child.pidfd is not None
         }

@@ -24,8 +24,11 @@ class Frame(NamedTuple):
     function: str
 
 
-# Where a worker begins, and where its thread is that hears the master.
-FORKED = (os.path.join(PACKAGE, "worker", "main.py"), "run")
+# Where a worker begins and a template does, and where a worker's thread is that hears the master.
+FORKED = {
+    (os.path.join(PACKAGE, "worker", "main.py"), "work"),
+    (os.path.join(PACKAGE, "worker", "template.py"), "run"),
+}
 HEARS = (os.path.join(PACKAGE, "worker", "orders.py"), "_hear")
 
 
@@ -52,7 +55,7 @@ def _trimmed(thread: str) -> str:
 
 
 def _since_fork(frames: list[Frame]) -> list[Frame]:
-    return frames[: next((number for number, frame in enumerate(frames) if frame[1:] == FORKED), None)]
+    return frames[: next((number for number, frame in enumerate(frames) if frame[1:] in FORKED), None)]
 
 
 def _without_start(frames: list[Frame]) -> list[Frame]:

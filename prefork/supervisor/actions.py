@@ -10,12 +10,22 @@ from prefork.supervisor.events import Clock, Exit
 
 
 class Spawn(msgspec.Struct, frozen=True):
-    """Fork a worker. Answered by Spawned or SpawnFailed before the next action is performed."""
+    """Fork a worker, or with the slot TEMPLATE the template of its pool and generation.
+
+    Answered by Spawned or SpawnFailed before the next action is performed; or by Ordered, if a template forks the
+    worker, and by one of the two later.
+    """
 
     birth: int
     pool: Pool
     slot: int
     generation: int
+
+
+class Disown(msgspec.Struct, frozen=True):
+    """Wait no longer for a worker that its template was to fork; should it be born after all, it leaves."""
+
+    birth: int
 
 
 class Drain(msgspec.Struct, frozen=True):
@@ -123,6 +133,7 @@ class End(msgspec.Struct, frozen=True):
 
 Action = (
     Spawn
+    | Disown
     | Drain
     | Terminate
     | Leave

@@ -88,6 +88,12 @@ class Stop(msgspec.Struct, frozen=True):
 # What processes do.
 
 
+class Ordered(msgspec.Struct, frozen=True):
+    """The worker's template is to fork it."""
+
+    birth: int
+
+
 class Spawned(msgspec.Struct, frozen=True):
     """The worker exists."""
 
@@ -176,7 +182,8 @@ class Tick(msgspec.Struct, frozen=True):
 
 
 WorkerEvent = (
-    Spawned
+    Ordered
+    | Spawned
     | SpawnFailed
     | Ready
     | BootFailed

@@ -10,6 +10,8 @@ at most; while that lasts one worker at a time is tried. Ready ends it; only aft
 
 An end after which ``restart`` lets nobody follow leaves the place empty until the next generation. A pool that runs once
 does all its work within the trial: it has passed when all its workers have ended well.
+With ``preload`` a generation's workers are forked from its template (template.py), which has to be ready first. One
+that dies is rebuilt under the same rule of delays, and nobody who was forked from it is touched.
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ from typing import Any
 import msgspec
 
 from prefork.config.listeners import Key, keyed
-from prefork.config.schema import Pool
+from prefork.config.schema import TEMPLATE, Pool
 from prefork.supervisor.actions import Action, ShutDoors, Spawn, Tell
 from prefork.supervisor.events import Exit
+from prefork.supervisor.template import Templates
 from prefork.supervisor.trial import Trial, Verdict
 from prefork.supervisor.worker import Input, Life, Retirement, State
 
@@ -33,8 +36,8 @@ BACKOFF_LIMIT = 30.0
 GOOD_LIFE = 1.0
 # Between the last SYN that was let in and the closing of a listener: time for handshakes that are under way.
 SETTLE = 0.1
-# What a keeper is given, and does not know by itself.
-SURROUNDINGS = {"_births", "_chance"}
+# What a keeper is given, or what ends with the program that it is in.
+SURROUNDINGS = {"_births", "_chance", "templates"}
 
 
 class Closing(msgspec.Struct):
@@ -69,6 +72,7 @@ class Keeper:
         self.trial: Trial | None = None
         self.lives: dict[int, Life] = {}
         self.ends: dict[int, Exit] = {}
+        self.templates = Templates(births)
         self.degraded: str | None = None
         self.restarts = 0
         self.resting = False
@@ -79,6 +83,7 @@ class Keeper:
         self._last_pause = 0.0  # where to go on from, should who got ready after it not live well
         self._not_before = 0.0
         self._spawn_at: float | None = None
+        self._template_at: float | None = None
         self._retire_from: float | None = None
         self._leaving: frozenset[Key] = frozenset()
 
@@ -124,8 +129,9 @@ class Keeper:
         """Retire the workers of the generation on trial."""
         if self.trial is None:
             return []
-        workers, self.trial = self._of(self.trial.generation), None
-        return [action for life in workers for action in self._retire(life, why, now)]
+        generation, self.trial = self.trial.generation, None
+        actions = self.templates.retire(generation, why, now)
+        return actions + [action for life in self._of(generation) for action in self._retire(life, why, now)]
 
     def close(self, why: str, now: float, delay: float = 0.0, kept: frozenset[Key] = frozenset()) -> None:
         """End the pool: go on for ``delay`` seconds, then shut its doors, empty its queue and drain.
@@ -153,21 +159,27 @@ class Keeper:
     def quit(self, why: str, now: float) -> list[Action]:
         """End the pool at once."""
         self.closing = Closing(why, frozenset(), now, now, drained=True, queue_left=True)
-        return [action for life in self.lives.values() for action in life.handle(Input.QUIT, why, now)]
+        return [action for life in self.everybody() for action in life.handle(Input.QUIT, why, now)]
 
     # What the server asks.
+
+    def everybody(self) -> list[Life]:
+        """Return all processes of the pool: workers and templates."""
+        return [*self.lives.values(), *self.templates.lives.values()]
+
+    def find(self, birth: int) -> Life | None:
+        """Return one of the pool's processes."""
+        return self.lives.get(birth) or self.templates.lives.get(birth)
 
     @property
     def is_over(self) -> bool:
         """Whether a closed pool has nobody left."""
-        return self.closing is not None and self.closing.drained and not self.lives
+        return self.closing is not None and self.closing.drained and not self.everybody()
 
     @property
     def is_replaced(self) -> bool:
         """Whether nobody of an older generation is left, and nobody of this one is about to get ready."""
-        return not self._is_probing() and all(
-            life.generation >= self.generation for life in self.lives.values()
-        )
+        return not self._is_probing() and all(life.generation >= self.generation for life in self.everybody())
 
     @property
     def is_manned(self) -> bool:
@@ -207,7 +219,7 @@ class Keeper:
 
     def next_deadline(self) -> float | None:
         """Return when something is due that is not a worker's own deadline."""
-        waits = [self._retire_from, self._spawn_at]
+        waits = [self._retire_from, self._spawn_at, self._template_at]
         if self.closing:
             if self.closing.drained:
                 return None
@@ -221,6 +233,8 @@ class Keeper:
         if life.generation == self.generation:
             self._last_pause = self._pause or self._last_pause
             self._pause, self._not_before = 0.0, 0.0
+        if life.slot == TEMPLATE:
+            return [Tell("debug", f"{self.name}: the template of generation {life.generation} is ready")]
         count = sum(other.state is State.READY for other in self._of(life.generation))
         wanted = self.trial.settings.workers if self.trial else self.wanted
         return [
@@ -229,16 +243,17 @@ class Keeper:
 
     def note_gone(self, life: Life, now: float) -> list[Action]:
         """Take notice of a worker that is gone, and of what that says about the pool."""
-        del self.lives[life.birth]
+        del (self.templates.lives if life.slot == TEMPLATE else self.lives)[life.birth]
         if life.asked or (self.closing and now >= self.closing.doors_at):
             return []
         if life.generation > self.generation:  # on trial, or already given up
             if self.trial and life.generation == self.trial.generation:
                 self.trial.note_gone(life)
+                self.trial.begun = True  # a template has failed before there was any worker
             return []
         if life.generation == self.generation and life.is_final:
             return self._note_final(life)
-        self.restarts += 1
+        self.restarts += life.slot != TEMPLATE
         if life.generation < self.generation:
             return []
         if life.ready_at is None:
@@ -253,10 +268,12 @@ class Keeper:
         """Return the next steps towards what is wanted."""
         if self.closing and now >= self.closing.doors_at:
             return self._close_on(self.closing, now)
-        actions = self._start_trial()
+        actions = self._retire_templates(now) + self._start_trial()
         if self.settings is not None:
-            actions += self._retire_old(now) + self._retire_excess(now) + self._spawn_missing(now)
-            if sum(life.state is State.READY for life in self._of(self.generation)) >= self._target():
+            actions += self._retire_old(now) + self._retire_excess(now)
+            actions += self._keep_template(self.settings, now) + self._spawn_missing(now)
+            ready = sum(life.state is State.READY for life in self._of(self.generation))
+            if ready >= self._target() and (self.resting or self._can_fork()):
                 self.degraded = None
         return actions
 
@@ -283,13 +300,15 @@ class Keeper:
         settings, is_once = self.trial.settings, self.trial.is_once
         if is_once and any(life.asked for life in self.lives.values()):
             return []  # work that was superseded is not done twice at a time
+        if not self.templates.can_fork(settings, self.trial.generation):
+            return self._ensure_template(settings, self.trial.generation)
         self.trial.begun = True
         batch = settings.workers if self.settings is None or is_once else settings.surge.of(settings.workers)
         return [self._spawn(settings, self.trial.generation) for _ in range(min(batch, settings.workers))]
 
     def _spawn_missing(self, now: float) -> list[Action]:
         assert self.settings is not None
-        count = self._missing()
+        count = self._missing() if self._can_fork() else 0
         old = len(self._old())
         if old:
             surge = self.settings.surge.of(self._target())
@@ -309,6 +328,31 @@ class Keeper:
         life = Life(next(self._births), settings, slot, generation)
         self.lives[life.birth] = life
         return Spawn(life.birth, settings, slot, generation)
+
+    def _can_fork(self) -> bool:
+        assert self.settings is not None
+        return self.templates.can_fork(self.settings, self.generation)
+
+    def _keep_template(self, settings: Pool, now: float) -> list[Action]:
+        """Have a template even while no worker is missing: the next one that is will not wait for it."""
+        self._template_at = None
+        if not settings.preload or self.resting or self.templates.has(self.generation):
+            return []
+        if now < self._not_before:
+            self._template_at = self._not_before
+            return []
+        return self._ensure_template(settings, self.generation)
+
+    def _ensure_template(self, settings: Pool, generation: int) -> list[Action]:
+        return [] if self.templates.has(generation) else [self.templates.spawn(settings, generation)]
+
+    def _retire_templates(self, now: float) -> list[Action]:
+        """Let templates go from which nobody will be forked any more."""
+        kept = set() if self.resting else {self.generation}
+        why = "drained on request" if self.resting else f"replaced by generation {self.generation}"
+        return self.templates.retire_others(
+            kept | ({self.trial.generation} if self.trial else set()), why, now
+        )
 
     def _retire_old(self, now: float) -> list[Action]:
         """Retire old workers that are not ready, and as many ready ones as can be spared."""
@@ -369,6 +413,7 @@ class Keeper:
                 actions.append(ShutDoors(lost))
         if now >= closing.drain_at and not closing.drained:
             closing.drained = True
+            actions += self.templates.retire_others(set(), closing.why, now)
             for life in list(self.lives.values()):
                 actions += self._retire(life, closing.why, now, empty_queue=True)
         return actions

@@ -102,13 +102,13 @@ class Supervisor:
 
     def life(self, birth: int) -> Life | None:
         """Return what is known of a worker, if it is still alive."""
-        return next((keeper.lives[birth] for keeper in self._all() if birth in keeper.lives), None)
+        return next((life for keeper in self._all() if (life := keeper.find(birth))), None)
 
     def _all(self) -> list[Keeper]:
         return [*self.keepers.values(), *self.departing]
 
     def _lives(self) -> list[Life]:
-        return [life for keeper in self._all() for life in keeper.lives.values()]
+        return [life for keeper in self._all() for life in keeper.everybody()]
 
     # Events, one by one.
 
@@ -145,7 +145,9 @@ class Supervisor:
     def _step(self, life: Life, kind: Input, detail: object, now: float) -> list[Action]:
         was = life.state
         actions = life.handle(kind, detail, now)
-        keeper = next(keeper for keeper in self._all() if life.birth in keeper.lives)
+        keeper = next(keeper for keeper in self._all() if keeper.find(life.birth))
+        if was is State.FORKING and kind is Input.DEADLINE and not life.asked:
+            actions += keeper.templates.blame(life.generation, life.pool.boot_timeout, now)
         if life.state is State.READY and was is State.STARTING:
             actions += keeper.note_ready(life)
         if life.state is State.GONE:
@@ -181,7 +183,8 @@ class Supervisor:
     @property
     def can_be_resumed(self) -> bool:
         """Whether nothing hangs in the air that only this program could bring to its end."""
-        return self.phase is Phase.RUNNING and self._candidate is None
+        forking = any(life.state is State.FORKING for life in self._lives())
+        return self.phase is Phase.RUNNING and self._candidate is None and not forking
 
     def past(self) -> dict[str, Any]:
         """Return all that a supervisor in another program needs to go on; only while it ``can_be_resumed``."""
@@ -389,7 +392,7 @@ class Supervisor:
         return [Tell("info", f"pool {keeper.name} is gone") for keeper in over]
 
     def _is_stillborn(self, keeper: Keeper) -> bool:
-        return keeper.settings is None and keeper.trial is None and not keeper.lives
+        return keeper.settings is None and keeper.trial is None and not keeper.everybody()
 
     def _keep_listeners(self) -> list[Action]:
         kept = frozenset(address for keeper in self._all() for address in keeper.addresses())
@@ -443,6 +446,7 @@ def _input(event: WorkerEvent) -> tuple[Input, object]:
 
 
 _PLAIN: dict[type[WorkerEvent], Input] = {
+    events.Ordered: Input.ORDERED,
     events.Ready: Input.READY,
     events.LeftQueue: Input.LEFT_QUEUE,
     events.ChannelLost: Input.CHANNEL_LOST,

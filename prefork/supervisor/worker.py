@@ -8,7 +8,8 @@
                          LEAVING (it was told to exit at once)  --clock--> KILLED
 
 Every state but READY and GONE has a deadline, so no life can hang; a READY worker has one only while it is halted
-or cannot be talked to.
+or cannot be talked to. FORKING takes no time unless a template forks the worker: then that has one too.
+A template's life is the same: ready means that it has loaded the application.
 """
 
 from __future__ import annotations
@@ -19,8 +20,19 @@ from typing import Any
 
 import msgspec
 
-from prefork.config.schema import Pool
-from prefork.supervisor.actions import Action, Bury, Drain, DumpStacks, Kill, Leave, Strike, Tell, Terminate
+from prefork.config.schema import TEMPLATE, Pool
+from prefork.supervisor.actions import (
+    Action,
+    Bury,
+    Disown,
+    Drain,
+    DumpStacks,
+    Kill,
+    Leave,
+    Strike,
+    Tell,
+    Terminate,
+)
 from prefork.supervisor.events import Clock, Exit, Pulse
 
 # A worker that was told to exit at once has this long before it is killed.
@@ -55,6 +67,7 @@ class State(Enum):
 class Input(Enum):
     """What can happen to a worker, or be asked of it."""
 
+    ORDERED = auto()
     SPAWNED = auto()
     SPAWN_FAILED = auto()
     READY = auto()
@@ -108,7 +121,7 @@ class Life(msgspec.Struct):
     @property
     def name(self) -> str:
         """The worker's identity for people, without its pid."""
-        return f"{self.pool.name}/{self.slot}"
+        return self.pool.place(self.slot)
 
     @property
     def counts(self) -> bool:
@@ -130,7 +143,8 @@ class Life(msgspec.Struct):
     @property
     def is_final(self) -> bool:
         """Whether this worker's end is one after which nobody takes its place in this generation."""
-        if self.asked or not self.pid:  # a process that could not even be forked has not run
+        # A template does no work that could be done; a process that could not even be forked has not run.
+        if self.slot == TEMPLATE or self.asked or not self.pid:
             return False
         return self.pool.restart == "never" or (self.pool.restart != "always" and self.done)
 
@@ -151,11 +165,23 @@ def _ignore(_life: Life, _detail: Any, _now: float) -> list[Action]:
     return []
 
 
-def _doom(life: Life, detail: Retirement | str, _now: float) -> list[Action]:
-    """Note that the worker is not wanted any more; it cannot be told before it exists."""
+def _doom(life: Life, detail: Retirement | str, now: float) -> list[Action]:
+    """Note that the worker is not wanted any more; it cannot be told before it exists, nor is a template waited for."""
     life.asked = True
+    life.deadline = life.deadline and now
     life.why = detail.why if isinstance(detail, Retirement) else detail
     return []
+
+
+def _ordered(life: Life, _detail: None, now: float) -> list[Action]:
+    life.deadline = now + life.pool.boot_timeout
+    return []
+
+
+def _disown(life: Life, _detail: None, _now: float) -> list[Action]:
+    life.failure = f"its template did not fork it within {life.pool.boot_timeout:g} s"
+    life.move(State.GONE, None)
+    return [Disown(life.birth)]
 
 
 def _spawned(life: Life, pid: int, now: float) -> list[Action]:
@@ -382,10 +408,12 @@ def _own_reason(life: Life) -> str:
 
 
 HANDLED: dict[tuple[State, Input], Transition] = {
+    (State.FORKING, Input.ORDERED): _ordered,
     (State.FORKING, Input.SPAWNED): _spawned,
     (State.FORKING, Input.SPAWN_FAILED): _spawn_failed,
     (State.FORKING, Input.RETIRE): _doom,
     (State.FORKING, Input.QUIT): _doom,
+    (State.FORKING, Input.DEADLINE): _disown,
     (State.STARTING, Input.READY): _ready,
     (State.STARTING, Input.BOOT_FAILED): _boot_failed,
     (State.STARTING, Input.CHANNEL_LOST): _lose_channel_unready,
@@ -427,9 +455,9 @@ _NEWS = {
     Input.HALTED,
     Input.CONTINUED,
 }
-_BIRTH = {Input.SPAWNED, Input.SPAWN_FAILED}
+_BIRTH = {Input.ORDERED, Input.SPAWNED, Input.SPAWN_FAILED}
 LATE: dict[State, set[Input]] = {
-    State.FORKING: _NEWS | {Input.EXITED, Input.OVERDUE, Input.DEADLINE},
+    State.FORKING: _NEWS | {Input.EXITED, Input.OVERDUE},
     State.STARTING: _BIRTH
     | {Input.FAILED, Input.LEFT_QUEUE, Input.STACKS, Input.HALTED, Input.CONTINUED, Input.OVERDUE},
     State.READY: _BIRTH | {Input.READY, Input.BOOT_FAILED, Input.STACKS},

@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -37,7 +38,11 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 class Child:
-    """A process that this one has forked and not reaped yet.
+    """A process that this one has forked, or adopted, and not reaped yet.
+
+    Args:
+        pid: its number.
+        pidfd: a descriptor for it, if there is one already; the child closes it.
 
     Attributes:
         pid: its number.
@@ -45,9 +50,9 @@ class Child:
 
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, pidfd: int | None = None) -> None:
         self.pid = pid
-        self.pidfd = _open_pidfd(pid)
+        self.pidfd = open_pidfd(pid) if pidfd is None else pidfd
 
     def send_signal(self, number: int) -> None:
         """Send a signal. The child is not reaped, so its number cannot mean somebody else."""
@@ -122,6 +127,25 @@ def kill_session(child: Child) -> None:
         os.killpg(child.pid, signal.SIGKILL)
 
 
+def has_subreapers() -> bool:
+    """Return whether a process can adopt its children's orphans here: on Linux (prctl(2))."""
+    return sys.platform.startswith("linux")
+
+
+def fork_for_subreaper(run: Callable[[], NoReturn]) -> None:
+    """Fork a process for the nearest subreaper above this one, whose child it becomes; it runs ``run`` as in ``fork``.
+
+    It is the child of a child that ends at once. clone3(2) with CLONE_PARENT would do without the one between, but
+    only os.fork() keeps the interpreter, and the handlers of libraries (pthread_atfork(3)), in order.
+    Raises OSError when there is no room for one more process.
+    """
+    between = fork(lambda: _fork_and_end(run))
+    between.close()
+    failure = _errno_of(between.pid)
+    if failure:
+        raise OSError(failure, os.strerror(failure))
+
+
 def reap() -> Iterator[tuple[int, Ended]]:
     """Yield every child that has ended, and strangers that this process inherited as well (as pid 1 does)."""
     while True:
@@ -132,6 +156,14 @@ def reap() -> Iterator[tuple[int, Ended]]:
         if pid == 0:
             return
         yield pid, _ended(status, usage)
+
+
+def open_pidfd(pid: int) -> int | None:
+    """Return a descriptor that names a process for good, or None where the kernel has none (Linux 5.3 has)."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
 
 
 def kill_by_descriptor(pidfd: int) -> None:
@@ -268,6 +300,22 @@ def _oom_counter() -> str | None:
         if "memory" in controllers.split(",")
     ]
     return next((place for place in places if os.path.exists(place)), None)
+
+
+def _fork_and_end(run: Callable[[], NoReturn]) -> NoReturn:
+    try:
+        fork(run)
+    except OSError as error:
+        os._exit(error.errno or BROKEN)
+    os._exit(0)
+
+
+def _errno_of(pid: int) -> int:
+    """Wait for a child that ends with an errno; 0 if somebody else has reaped it, as with SIGCHLD ignored (wait(2))."""
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except ChildProcessError:
+        return 0
 
 
 def _be_child(run: Callable[[], NoReturn]) -> NoReturn:

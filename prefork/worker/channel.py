@@ -14,7 +14,8 @@ import msgspec
 MAX_PACKET = 65536
 MAX_TRACEBACK = 32768
 MAX_REASON = 4096
-MAX_DESCRIPTORS = 2
+MAX_DESCRIPTORS = 4
+CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # macOS has none
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
@@ -61,6 +62,31 @@ class Draining(Message, frozen=True):
     """Worker: it has left the queue of its listeners; what is in flight is being finished."""
 
 
+class Born(Message, frozen=True):
+    """Worker of a template, on its own channel: this is its pid; a pidfd of it comes along where the kernel has them."""
+
+    pid: int
+
+
+class NotBorn(Message, frozen=True):
+    """Template, on the channel of a worker that it was to fork: it could not, for this reason."""
+
+    reason: str
+
+
+class Fork(Message, frozen=True):
+    """Master, to a template: fork the worker of a slot, with a row of the scoreboard.
+
+    Its channel and the pipe for its stacks come with this message; so do its logs, in the order of ``log`` and
+    ``access``, unless their number says that they are standard streams, which a template has inherited.
+    """
+
+    slot: int
+    row: int
+    log: int
+    access: int | None
+
+
 class Drain(Message, frozen=True):
     """Master: leave the queue, finish what is in flight within ``grace`` seconds, and exit.
 
@@ -84,8 +110,10 @@ class WriteLogs(Message, frozen=True):
 
 
 FromWorker = Ready | BootFailed | Failed | Busy | Draining
-FromMaster = Drain | Leave | ReopenLogs | WriteLogs
+FromUnborn = Born | NotBorn
+FromMaster = Drain | Leave | ReopenLogs | WriteLogs | Fork
 
+_from_unborn = msgspec.msgpack.Decoder(FromUnborn)
 _from_worker = msgspec.msgpack.Decoder(FromWorker)
 _from_master = msgspec.msgpack.Decoder(FromMaster)
 _encoder = msgspec.msgpack.Encoder()
@@ -125,24 +153,40 @@ def receive_from_worker(channel: socket.socket) -> FromWorker | None:
     return _decode(_from_worker, packet) if packet else None
 
 
+def receive_from_unborn(channel: socket.socket) -> tuple[FromUnborn, list[int]] | None:
+    """Return what is heard of a worker that a template was to fork, with descriptors; None at the end of file.
+
+    Raises BlockingIOError when there is nothing yet, ProtocolError for rubbish.
+    """
+    try:
+        packet, descriptors = _receive(channel)
+    except ConnectionError:
+        return None
+    return (_decode(_from_unborn, packet), descriptors) if packet else None
+
+
 def receive_from_master(channel: socket.socket) -> tuple[FromMaster, list[int]] | None:
     """Return the next message and the descriptors that came with it; or None once the master is gone.
 
     Raises ProtocolError for rubbish.
     """
     try:
-        packet, ancillary, _flags, _address = channel.recvmsg(
-            MAX_PACKET, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS)
-        )
+        packet, descriptors = _receive(channel)
     except OSError:
         return None  # the handler closed the descriptor: whoever cannot hear the master is on its own
-    if not packet:
-        return None
+    return (_decode(_from_master, packet), descriptors) if packet else None
+
+
+def _receive(channel: socket.socket) -> tuple[bytes, list[int]]:
+    """Return a packet, and descriptors that no program inherits which this process may start."""
+    packet, ancillary, _flags, _address = channel.recvmsg(
+        MAX_PACKET, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS), CLOSE_ON_EXEC
+    )
     descriptors = array.array("i")
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-    return _decode(_from_master, packet), descriptors.tolist()
+    return packet, descriptors.tolist()
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[T], packet: bytes) -> T:

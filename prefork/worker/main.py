@@ -6,19 +6,19 @@ import atexit
 import faulthandler
 import os
 import sys
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from setproctitle import setproctitle
 
 from prefork import log
-from prefork.config.schema import Pool
+from prefork.config.schema import TEMPLATE, Pool
 from prefork.errors import BootError
 from prefork.handlers import command, context, task
 from prefork.handlers.context import Worker
 from prefork.handlers.hooks import Hooks, load_hooks
 from prefork.handlers.load import is_async, load
 from prefork.handlers.socket import adapt
-from prefork.log import Identity, logger
+from prefork.log import Destination, Identity, logger
 from prefork.scoreboard import Row
 from prefork.system import activation, notify, process, signals
 from prefork.worker import blocking, evented
@@ -32,26 +32,40 @@ from prefork.worker.settle import settle_in
 
 
 def run(post: Post) -> NoReturn:
-    """Be a worker. Runs in the process that was just forked, with all signals blocked, and never returns."""
-    _close_what_is_the_masters(post)
-    signals.reset_for_worker()
-    _show_stacks_on_demand(post.stacks)
-    setproctitle(post.title("starting"))
-    identity = Identity(f"{post.pool.name}/{post.slot}", os.getpid(), post.generation)
-    destination = log.start(post.log.level, post.log.format, post.outlets.log, identity)
+    """Be a worker that the master has forked, with all signals blocked. Never returns."""
+    leave_master(post)
+    work(post)
+
+
+class Loaded(NamedTuple):
+    """What a template has loaded for its workers."""
+
+    application: Any
+    hooks: Hooks
+
+
+def work(post: Post, loaded: Loaded | None = None) -> NoReturn:
+    """Be a worker in a process that holds nothing of its parent's any more, with all signals blocked. Never returns.
+
+    Args:
+        post: the worker's.
+        loaded: what a template gives to a worker that it has forked, settled in as it is itself.
+
+    """
+    destination = begin(post)
     row = post.board.row(post.row)
-    row.set_pid(os.getpid())
     worker = Worker(post.pool.name, post.slot, post.generation, row)
     context.become(worker)
     logs = Logs(destination, open_access_log(post))
     orders = Orders(post, worker, row, logs)
     signals.unblock_all()
     try:
-        settle_in(post.pool, post.master, post.account)
+        if loaded is None:
+            settle_in(post.pool, post.master, post.account)
         orders.listen()
-        orders.hooks = take_hooks(post)
+        orders.hooks = loaded.hooks if loaded else take_hooks(post)
         orders.hooks.run("after_fork", worker)
-        application = prepare(post.pool)
+        application = loaded.application if loaded else prepare(post.pool)
         _serve(post, worker, row, orders, application, logs.access)
     except BootError as error:
         orders.say(boot_failed(error.message, error.traceback))
@@ -82,17 +96,28 @@ def _serve(
 def take_hooks(post: Post) -> Hooks:
     """Return the hooks of the configuration. Raises BootError."""
     hooks = load_hooks(post.hooks)
-    if post.slot == 0:  # the others have nothing to add
+    if post.slot in (0, TEMPLATE):  # the others have nothing to add
         for doubt in hooks.doubts:
             logger.warning("%s", doubt)
     return hooks
 
 
-def _close_what_is_the_masters(post: Post) -> None:
+def leave_master(post: Post) -> None:
+    """Drop what is the master's and was inherited: descriptors, and what it does about signals."""
     for name in (*activation.VARIABLES, *notify.VARIABLES):
         os.environ.pop(name, None)
     shared = [post.channel.fileno(), post.stacks, *post.outlets.descriptors()]
     process.close_all_but([*shared, *(listener.fileno() for listener in post.listeners)])
+    signals.reset_for_worker()
+
+
+def begin(post: Post) -> Destination:
+    """Be a process of one's own, worker or template: its stacks, its title, its log, which is returned, and its row."""
+    _show_stacks_on_demand(post.stacks)
+    setproctitle(post.title("starting"))
+    identity = Identity(post.pool.place(post.slot), os.getpid(), post.generation)
+    post.board.row(post.row).set_pid(os.getpid())
+    return log.start(post.log.level, post.log.format, post.outlets.log, identity)
 
 
 def _show_stacks_on_demand(descriptor: int) -> None:

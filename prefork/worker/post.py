@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from prefork.config.schema import Log, Master, Pool
+from prefork.config.schema import TEMPLATE, Log, Master, Pool
 from prefork.log import Outlets
 from prefork.scoreboard import Board
 from prefork.system.privileges import Account
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Post(msgspec.Struct, frozen=True):
-    """A worker's place and means.
+    """The place and means of a worker, or of a template, whose slot is TEMPLATE.
 
     Attributes:
         pool, slot, generation: its place.
@@ -60,4 +60,6 @@ class Post(msgspec.Struct, frozen=True):
 
     def title(self, state: str) -> str:
         """Return what the process list shows."""
-        return f"prefork: worker {self.pool.name}/{self.slot} gen={self.generation} [{state}]"
+        name = self.pool.name
+        role = f"template {name}" if self.slot == TEMPLATE else f"worker {name}/{self.slot}"
+        return f"prefork: {role} gen={self.generation} [{state}]"

@@ -18,13 +18,15 @@ T = TypeVar("T")
 Job = Callable[[Lane], None]
 
 
-def start_vital(run: Callable[[], None], name: str) -> None:
+def start_vital(run: Callable[[], object], name: str) -> threading.Thread:
     """Start a thread that the worker cannot be without: should it fail, the worker ends, to be replaced."""
     # A thread that is stuck must not keep the process from leaving.
-    threading.Thread(target=_run_vital, args=(run,), name=name, daemon=True).start()
+    thread = threading.Thread(target=_run_vital, args=(run,), name=name, daemon=True)
+    thread.start()
+    return thread
 
 
-def _run_vital(run: Callable[[], None]) -> None:
+def _run_vital(run: Callable[[], object]) -> None:
     try:
         run()
     except BaseException:  # noqa: BLE001 - mostly a handler that has closed descriptors that are not its own

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -9,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import RUN, Server
+from tests.harness import RUN, Server, children_of
 
 Start = Callable[..., Server]
+PR_SET_CHILD_SUBREAPER = 36
 
 
 @pytest.fixture
@@ -43,3 +46,20 @@ def open_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)
         yield Path(folder)
+
+
+@pytest.fixture
+def inherited():
+    """Make this process the one that inherits orphans, and give a function that tells whom it has inherited."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    before = set(children_of(os.getpid()))
+
+    def reaped_all(server: Server) -> bool:
+        """Reap whoever has ended; tell whether nobody of the server is left."""
+        for pid in set(children_of(os.getpid())) - before - {server.process.pid}:
+            os.waitpid(pid, os.WNOHANG)
+        return set(children_of(os.getpid())) <= before | {server.process.pid}
+
+    yield reaped_all
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
@@ -11,26 +10,7 @@ import time
 import pytest
 
 from tests.faulty import ask, begin, pool
-from tests.harness import Server, children_of, command_of, fetch, read_to_end, session_of, wait_until
-
-PR_SET_CHILD_SUBREAPER = 36
-
-
-@pytest.fixture
-def inherited():
-    """Make this process the one that inherits orphans, and give a function that tells whom it has inherited."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
-    before = set(children_of(os.getpid()))
-
-    def reaped_all(server: Server) -> bool:
-        """Reap whoever has ended; tell whether nobody of the server is left."""
-        for pid in set(children_of(os.getpid())) - before - {server.process.pid}:
-            os.waitpid(pid, os.WNOHANG)
-        return set(children_of(os.getpid())) <= before | {server.process.pid}
-
-    yield reaped_all
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+from tests.harness import Server, command_of, fetch, read_to_end, session_of, wait_until
 
 
 def kill_master(server: Server) -> float:

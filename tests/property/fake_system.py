@@ -13,7 +13,7 @@ from random import Random
 
 from prefork.config.listeners import Key, all_keyed, keyed
 from prefork.config.order import predecessors
-from prefork.config.schema import Config, Listen, Log, Master, Pool
+from prefork.config.schema import TEMPLATE, Config, Listen, Log, Master, Pool
 from prefork.master.estate import decode, encode
 from prefork.supervisor import actions, events
 from prefork.supervisor.actions import Action
@@ -56,6 +56,7 @@ class Process:
 
     pool: Pool
     generation: int
+    slot: int
     obeys: bool
     dumps: bool
     immortal: bool
@@ -94,6 +95,7 @@ class FakeSystem:
             tuple[str, int], int
         ] = {}  # how often a generation's workers got ready, or were done
         self._births: set[int] = set()
+        self._ordered: dict[int, tuple[actions.Spawn, Process]] = {}  # who is to be forked, and by whom
         self._pids = count(42)
         self._agenda: list[tuple[float, int, Event]] = []
         self._order = count()
@@ -161,6 +163,8 @@ class FakeSystem:
         if not self.supervisor.can_be_resumed:
             return False
         past, _ = decode(encode(self.supervisor.past())[0], live=False)
+        for birth in [birth for birth, process in self.processes.items() if process.slot == TEMPLATE]:
+            del self.processes[birth]  # templates end with the program that has made them
         lives = self._all_lives()
         self.supervisor = Supervisor(self.random.random)
         self.tell(events.Resume(past))
@@ -168,7 +172,11 @@ class FakeSystem:
         return True
 
     def _all_lives(self) -> dict[int, Life]:
-        return {life.birth: life for life in self.supervisor._lives() if life.state is not State.FORKING}
+        return {
+            life.birth: life
+            for life in self.supervisor._lives()
+            if life.state is not State.FORKING and life.slot != TEMPLATE
+        }
 
     # What happens by itself.
 
@@ -186,6 +194,8 @@ class FakeSystem:
     def work(self, birth: int, seconds: float, *, stale: bool = False) -> None:
         """Let a worker begin a request; with ``stale`` it believes that somebody looks at the scoreboard."""
         process = self.processes[birth]
+        if process.slot == TEMPLATE:
+            return
         limit = process.pool.request_timeout
         if not limit:
             return
@@ -207,6 +217,9 @@ class FakeSystem:
             event, (events.Boot, events.Resume, events.Reload, events.Scale, events.Shift, events.Rest)
         )
         assert not isinstance(event, (events.Stop, events.Busy, events.Tick))
+        if isinstance(event, events.Spawned | events.SpawnFailed):
+            self._bear(event)
+            return
         process = self.processes.get(event.birth)
         if process is None or (process.halted and not isinstance(event, events.Exited)):
             return
@@ -214,7 +227,7 @@ class FakeSystem:
         process.draining = process.draining or isinstance(event, events.LeftQueue)
         self._count(event, process)
         if isinstance(event, events.Exited):
-            del self.processes[event.birth]
+            self._orphan(self.processes.pop(event.birth))
         self.tell(event)
 
     def _count(self, event: events.WorkerEvent, process: Process) -> None:
@@ -283,6 +296,8 @@ class FakeSystem:
                 self.rollouts[generation] = reason
             case actions.Adopt(config):
                 self.adopted = config
+            case actions.Disown(birth):
+                del self._ordered[birth]
             case actions.KeepListeners(addresses):
                 self.open &= addresses
             case actions.End():
@@ -304,18 +319,56 @@ class FakeSystem:
         assert life is not None
         # One that is not wanted any more before it is born leaves at its birth, and needs no listener.
         assert life.asked or keyed(spawn.pool).keys() <= self.open, "a listener was closed too early"
+        if spawn.pool.preload and spawn.slot != TEMPLATE:
+            return self._have_forked(spawn)
         if not self.behave and self.random.random() < 0.15:
             return events.SpawnFailed(spawn.birth, "fork: Resource temporarily unavailable")
+        return self._give_birth(spawn)
+
+    def _have_forked(self, spawn: actions.Spawn) -> Event:
+        """Have a template fork a worker, soon or never."""
+        place = (TEMPLATE, spawn.pool.name, spawn.generation)
+        found = [one for one in self.processes.values() if (one.slot, one.pool.name, one.generation) == place]
+        able = [process for process in found if process.ready and not process.draining]
+        assert able, "nobody could fork this worker"
+        self._ordered[spawn.birth] = spawn, able[0]
+        if self.behave or self.random.random() < 0.8:
+            fails = not self.behave and self.random.random() < 0.15
+            answer = events.SpawnFailed(spawn.birth, "fork") if fails else events.Spawned(spawn.birth, 0)
+            self.plan(answer, self.random.choice(SOON))
+        return events.Ordered(spawn.birth)
+
+    def _bear(self, event: events.Spawned | events.SpawnFailed) -> None:
+        """Have somebody born of a template that can go on, if anybody still waits for it."""
+        if event.birth not in self._ordered or self._ordered[event.birth][1].halted:
+            return
+        spawn, template = self._ordered.pop(event.birth)
+        if template.dead or isinstance(event, events.SpawnFailed):
+            self.tell(events.SpawnFailed(event.birth, "its template could not fork it"))
+        else:
+            self.tell(self._give_birth(spawn))
+
+    def _orphan(self, template: Process) -> None:
+        """Have everybody fail whom a dead process was to fork."""
+        template.dead, template.halted = True, False
+        for birth, (_, parent) in self._ordered.items():
+            if parent is template:
+                self.plan(events.SpawnFailed(birth, "its template is gone"), 0.0)
+
+    def _give_birth(self, spawn: actions.Spawn) -> Event:
         obeys = self.behave or self.random.random() < 0.7
         dumps = self.random.random() < 0.7
         immortal = not self.behave and self.random.random() < 0.03
         self.immortals += immortal
-        self.processes[spawn.birth] = Process(spawn.pool, spawn.generation, obeys, dumps, immortal)
+        self.processes[spawn.birth] = Process(
+            spawn.pool, spawn.generation, spawn.slot, obeys, dumps, immortal
+        )
         self._boot(spawn)
         return events.Spawned(spawn.birth, next(self._pids))
 
     def _boot(self, spawn: actions.Spawn) -> None:
-        broken = spawn.pool.application == "broken:app"
+        # With preload it is the template that loads the application.
+        broken = spawn.pool.application == "broken:app" and (spawn.slot == TEMPLATE or not spawn.pool.preload)
         after = self.random.choice(SOON)
         how = "ready"
         if broken or (not self.behave and self.random.random() < 0.4):
@@ -422,10 +475,9 @@ class FakeSystem:
 
     def _check_probes(self, asked: list[Action]) -> None:
         """While a pool's workers fail, one at a time is tried."""
-        for spawn in asked:
-            keeper = (
-                self.supervisor.keepers.get(spawn.pool.name) if isinstance(spawn, actions.Spawn) else None
-            )
+        spawns = [action for action in asked if isinstance(action, actions.Spawn)]
+        for spawn in [spawn for spawn in spawns if spawn.slot != TEMPLATE]:
+            keeper = self.supervisor.keepers.get(spawn.pool.name)
             if keeper is not None and keeper._pause and spawn.generation == keeper.generation:
                 lives = [life for life in keeper.lives.values() if life.generation == keeper.generation]
                 tried = [life for life in lives if life.ready_at is None and not life.asked]
@@ -465,4 +517,7 @@ class FakeSystem:
             assert len({life.slot for life in keeper.lives.values()} - keeper.ends.keys()) == wanted
             assert not any(life.lost or life.halted for life in keeper.lives.values())
             assert keeper.degraded is None
+            templates = [(life.state, life.generation) for life in keeper.templates.lives.values()]
+            preloads = keeper.settings is not None and keeper.settings.preload and not keeper.resting
+            assert templates == [(State.READY, keeper.generation)] * preloads
         assert self.open == all_keyed(self.adopted).keys()

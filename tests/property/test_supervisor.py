@@ -49,6 +49,7 @@ def pools(draw: st.DrawFn, name: str, ports: list[int], broken: bool) -> Pool:
         surge=draw(st.integers(1, 3)),
         workers=draw(st.integers(1, 4)),
         threads=draw(st.sampled_from([1, 4])),
+        preload=draw(st.booleans()),
         drain_delay=draw(st.sampled_from([0.0, DRAIN_DELAY])),
         restart=(restart := draw(st.sampled_from(RESTARTS))),
         essential=restart in ("never", "on-failure") and draw(st.integers(0, 3)) == 3,

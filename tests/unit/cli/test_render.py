@@ -194,3 +194,11 @@ def test_who_is_done_is_not_missed(figures: dict[str, int], shown: str) -> None:
 def test_what_a_pool_waits_for_is_told() -> None:
     waiting = server(pool("web", [], wanted=4, ready=0, waits_for=["db", "migrate"]))
     assert "web waits for db, migrate" in lines(waiting, None)
+
+
+def test_a_template_has_a_line_before_its_workers() -> None:
+    template = {"generation": 3, "pid": 4705, "state": "ready", "age": 7510.0, "memory": 110 * 2**20}
+    shown = lines(server(pool("web", [worker(0)], templates=[template])), None)
+    assert shown[-2].split()[:4] == ["web/template", "ready", "3", "4705"]
+    assert shown[-2].split()[-5:] == ["-", "-", "110.0", "MiB", "-"]
+    assert shown[-1].startswith("web/0")

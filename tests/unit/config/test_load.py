@@ -418,7 +418,6 @@ KEYS_OF_LATER_ISSUES = [
     "trusted",
     "root_path",
     "scale",
-    "preload",
     "max_requests",
     "max_requests_jitter",
     "max_memory",
@@ -520,3 +519,18 @@ def test_hooks_that_are_no_module_are_refused(written, hint):
         f':2: [hooks] module: expected the dotted name of a module, as in "shop.hooks", found "{written}"'
     )
     assert problems(f'[hooks]\nmodule = "{written}"\n{WEB}') == [(expected, hint)]
+
+
+def test_preload_is_off_unless_it_is_asked_for():
+    assert read(WEB).pools["web"].preload is False
+    assert read(WEB + "preload = true\n").pools["web"].preload is True
+
+
+def test_preload_means_nothing_to_a_program():
+    text = '[pool.assets]\ncommand = ["node"]\npreload = true\n'
+    ((message, hint),) = problems(text)
+    assert (
+        message
+        == ":3: [pool.assets] preload: expected this in a pool of another kind, found a pool with command"
+    )
+    assert hint == "remove preload"

@@ -35,7 +35,7 @@ def ask_stacks(state: State) -> tuple[Any, list[dict[str, Any]]]:
     charge = Charge(
         birth=7, generation=1, identity=name, child=Child(), channel=ours, stacks=bytearray(b"there")
     )
-    keeper = SimpleNamespace(lives={7: SimpleNamespace(state=state)})
+    keeper = SimpleNamespace(everybody=lambda: [SimpleNamespace(birth=7, state=state)])
     results: list[dict[str, Any]] = []
 
     def later(_seconds: float, function: Any) -> None:

@@ -16,7 +16,7 @@ def thread(*frames: str, current: bool = False) -> str:
 
 STARTED = (f"{THREADING} run", f"{THREADING} _bootstrap_inner", f"{THREADING} _bootstrap")
 FORKED = (
-    "%/worker/main.py run",
+    "%/worker/main.py work",
     "%/master/perform.py <lambda>",
     "%/cli/app.py main",
     "/bin/prefork <module>",

@@ -1,0 +1,194 @@
+"""Workers that templates were told to fork and that are not born yet.
+
+A template gets one order at a time, as the queue of a Unix socket may hold no more than ten (net.unix.max_dgram_qlen).
+The worker itself answers, on the channel that came with the order: so no news of it is heard out of turn, and however
+it comes to nothing - the template is dead, or the fork has failed - the end of file on that channel says so.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import signal
+import socket
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+import msgspec
+
+from prefork.log import STDERR, logger
+from prefork.master.charge import Charge, Means, charge_of, shared
+from prefork.master.server import Server
+from prefork.supervisor import events
+from prefork.supervisor.actions import Spawn
+from prefork.supervisor.events import Event
+from prefork.system.process import Child
+from prefork.worker import channel
+from prefork.worker.channel import Born, NotBorn, ProtocolError
+
+GONE = "its template ended before it was forked"
+
+
+class Unborn(msgspec.Struct):
+    """A worker that a template was told to fork, with what its Charge will be made of."""
+
+    spawn: Spawn
+    template: Charge
+    means: Means
+    files: tuple[str, str]
+    ordered: float
+
+    def bear(self, child: Child) -> Charge:
+        """Return the worker, now that it is a process; its age counts from the order."""
+        charge = charge_of(self.spawn, child, self.template.board, self.means, self.files)
+        charge.born = self.ordered
+        return charge
+
+    def close(self) -> None:
+        """Give back what the master held for it."""
+        self.means.ours.close()
+        os.close(self.means.stacks_read)
+        self.template.board.release(self.means.row)
+
+
+class Delivery:
+    """Orders workers of templates and takes them in.
+
+    Args:
+        server: what the master holds.
+        selector: the master's.
+        feed: tells the supervisor of an event.
+        later: calls a function after so many seconds.
+        welcome: takes a worker in that was born.
+
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        selector: selectors.BaseSelector,
+        feed: Callable[[Event], None],
+        later: Callable[[float, Callable[[], None]], None],
+        welcome: Callable[[Charge], None],
+    ) -> None:
+        self._server = server
+        self._selector = selector
+        self._feed = feed
+        self._later = later
+        self._welcome = welcome
+        self._unborn: dict[int, Unborn] = {}
+        # By the births of the templates: the first one of each was ordered, the others wait.
+        self._queues: defaultdict[int, deque[Spawn]] = defaultdict(deque)
+
+    def order(self, spawn: Spawn) -> events.Ordered | events.SpawnFailed:
+        """Have a worker forked by the template of its pool and generation, as soon as that is free."""
+        template = self._server.template_for(spawn)
+        if template is None:
+            return events.SpawnFailed(spawn.birth, GONE)
+        self._queues[template.birth].append(spawn)
+        if len(self._queues[template.birth]) == 1:
+            self._send_next(template)
+        return events.Ordered(spawn.birth)
+
+    def disown(self, birth: int) -> None:
+        """Wait for a worker no longer."""
+        if birth in self._unborn:
+            unborn = self._unborn[birth]
+            self._take_out(unborn)
+            turn_away(unborn.means.ours)
+            unborn.close()
+            return
+        for queue in self._queues.values():
+            for spawn in [spawn for spawn in queue if spawn.birth == birth]:
+                queue.remove(spawn)
+
+    def hear(self) -> None:
+        """Take in whoever is born by now."""
+        for birth in list(self._unborn):
+            if birth in self._unborn:  # what is heard of one may be the end of another
+                self._hear(self._unborn[birth])
+
+    def _send_next(self, template: Charge) -> None:
+        """Order the next worker of a template; whoever cannot be ordered is reported once this turn's work is done."""
+        queue = self._queues[template.birth]
+        while queue and (reason := self._send(queue[0], template)) is not None:
+            failed = events.SpawnFailed(queue.popleft().birth, reason)
+            self._later(0.0, partial(self._feed, failed))
+        if not queue:
+            del self._queues[template.birth]
+
+    def _send(self, spawn: Spawn, template: Charge) -> str | None:
+        """Order a worker; return what is in the way."""
+        try:
+            unborn = order(self._server, spawn, template)
+        except OSError as error:
+            return f"cannot be ordered of its template: {error.strerror}"
+        except IndexError:
+            return "its scoreboard is full"
+        self._unborn[spawn.birth] = unborn
+        self._selector.register(unborn.means.ours, selectors.EVENT_READ, lambda _mask: self._hear(unborn))
+        return None
+
+    def _take_out(self, unborn: Unborn) -> None:
+        """Let go of an order that is done with, one way or another; the template is free for the next one."""
+        del self._unborn[unborn.spawn.birth]
+        self._selector.unregister(unborn.means.ours)
+        self._queues[unborn.template.birth].popleft()
+        self._send_next(unborn.template)
+
+    def _hear(self, unborn: Unborn) -> None:
+        try:
+            received = channel.receive_from_unborn(unborn.means.ours)
+        except BlockingIOError:
+            return
+        except ProtocolError as error:
+            logger.error(
+                "a template's worker talks rubbish: %s", error, extra={"identity": unborn.template.identity}
+            )
+            received = None
+        self._take_out(unborn)
+        match received:
+            case Born(pid), descriptors:
+                self._take_in(unborn, Child(pid, *descriptors[:1]))
+            case NotBorn(reason), _:
+                self._fail(unborn, reason)
+            case None:
+                self._fail(unborn, GONE)
+
+    def _take_in(self, unborn: Unborn, child: Child) -> None:
+        charge = unborn.bear(child)
+        self._server.take_in(charge)
+        self._welcome(charge)
+        self._feed(events.Spawned(charge.birth, child.pid))
+
+    def _fail(self, unborn: Unborn, reason: str) -> None:
+        unborn.close()
+        self._feed(events.SpawnFailed(unborn.spawn.birth, reason))
+
+
+def turn_away(ours: socket.socket) -> None:
+    """See to it that nobody is born on a channel: who tries to say so later ends, who has said so already is killed."""
+    ours.shutdown(socket.SHUT_RDWR)
+    with suppress(ProtocolError, BlockingIOError):
+        received = channel.receive_from_unborn(ours)
+        if received is not None and isinstance(received[0], Born):
+            # It is not reaped yet: before a stranger's death is made nothing of, all channels are heard.
+            child = Child(received[0].pid, *received[1][:1])
+            child.send_signal(signal.SIGKILL)
+            child.close()
+
+
+def order(server: Server, spawn: Spawn, template: Charge) -> Unborn:
+    """Tell a template to fork a worker. Raises OSError or IndexError, with everything given back."""
+    plan = server.plan_for(spawn.generation)
+    outlets = plan.outlets_of(spawn.pool)
+    files = [descriptor for descriptor in outlets.descriptors() if descriptor > STDERR]
+    with shared(template.board) as means:
+        fork = channel.Fork(spawn.slot, means.row, outlets.log, outlets.access)
+        if not channel.send(template.channel, fork, [means.theirs.fileno(), means.stacks_write, *files]):
+            raise OSError(errno.EPIPE, "it takes no orders")
+    return Unborn(spawn, template, means, plan.files, time.monotonic())
