@@ -111,6 +111,7 @@ class Loop:
         contexts: Mapping[int, ssl.SSLContext] = PLAIN,
     ) -> None:
         self._access = access
+        self._ids = access.ids if access is not None else None
         self._row = row
         self._contexts = contexts
         self._orders = orders
@@ -778,18 +779,18 @@ class Loop:
         if connection.entry is not None and not connection.entry.since:
             connection.entry.since = self._now
 
-    def _note_request(self, entry: Entry, head: Head | RawHead) -> None:
-        assert self._access is not None
-        if self._access.ids is not None and isinstance(head, Head):
-            self._access.ids.identify(head)
+    def _note_request(self, entry: Entry, head: Head) -> None:
+        if self._ids is not None:
+            self._ids.identify(head)
         entry.head = head
-        entry.since = entry.since or self._now
+        if not entry.since:
+            entry.since = self._now
 
     def _note_end(self, entry: Entry, exchange: Exchange) -> None:
-        assert self._access is not None
         if entry.sent:
-            entry.status, entry.head_size = exchange.status, exchange.head_size
-        self._access.end(entry, self._now)
+            entry.status = exchange.status
+            entry.head_size = exchange.head_size
+        self._access.end(entry, self._now)  # type: ignore[union-attr]  # there is an entry, so there is a log
 
     def _note_cut(self, connection: Connection) -> None:
         if connection.entry is not None and connection.exchange is not None:
@@ -803,7 +804,10 @@ class Loop:
         if status or connection.head is not None or connection.pending.strip(b"\r\n"):
             if entry.head is NOTHING:
                 entry.client, entry.port = connection.host, connection.port
-                self._note_request(entry, connection.head or RawHead(connection.pending))
+                if connection.head is not None:
+                    self._note_request(entry, connection.head)
+                else:
+                    entry.head, entry.since = RawHead(connection.pending), entry.since or self._now
             entry.status, entry.head_size, entry.waited = status, head_size, 0.0
             self._access.end(entry, self._now)
 
