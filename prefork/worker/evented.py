@@ -191,6 +191,8 @@ class Loop:
         self._row.rest()
         if self._threads is None:
             self._row.set_busy(0.0)
+        else:
+            self._threads.wake()
         events = self._epoll.poll(timeout, MAX_EVENTS)
         self._mailbox.wake_up()
         self._now = time.monotonic()
