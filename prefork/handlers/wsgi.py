@@ -40,8 +40,8 @@ OWN: Final = dict.fromkeys(
         "wsgi.input",
     )
 )
-# A body below it is copied behind its head, so that both go out in one plain send.
-SMALL: Final = 16384
+# A body below it is copied behind its head, so that both go out in one plain send: that costs less than sending two pieces.
+SMALL: Final = 32768
 PLAIN_FILES: Final = (io.BufferedReader, io.BufferedRandom, io.FileIO)
 BODILESS: Final = frozenset({204, 205, 304})
 # What ends a head, with what it says about its connection.
