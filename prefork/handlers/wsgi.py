@@ -40,7 +40,8 @@ OWN: Final = dict.fromkeys(
         "wsgi.input",
     )
 )
-# A body below it is copied behind its head, so that both go out in one plain send: that costs less than sending two pieces.
+# A body below it is copied behind its head, so that both go out in one plain send, which costs less than to send two
+# pieces.
 SMALL: Final = 32768
 PLAIN_FILES: Final = (io.BufferedReader, io.BufferedRandom, io.FileIO)
 BODILESS: Final = frozenset({204, 205, 304})
