@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import math
 import os
 import re
@@ -18,6 +17,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from itertools import count
+from json.encoder import encode_basestring_ascii  # what json.dumps(str) comes to, five times as fast
 from typing import Any, Final, NamedTuple
 
 from prefork.config.access import JSON, TEMPLATES, parse_template
@@ -76,7 +76,7 @@ class Entry:
         client, port: the client's, empty on a Unix socket.
         head: the request's.
         status: the answer's.
-        head_size: bytes of the answer's head.
+        head_size: bytes of the answer's head that were sent.
         sent: bytes of the answer, head included, that were sent.
         received: bytes of the request's body, as they came.
         since: when its first byte came, on the monotonic clock; 0 between requests.
@@ -231,7 +231,7 @@ class Ids:
         """See to it that a request has a safe X-Request-ID; its fields may be shared, so they are copied for that."""
         given = head.fields.get(REQUEST_ID)
         if given is None or not SAFE_ID.fullmatch(given):
-            head.fields = {**head.fields, REQUEST_ID: f"{self._prefix}-{next(self._numbers):x}"}
+            head.fields = {**head.fields, REQUEST_ID: f"{self._prefix}-{next(self._numbers)}"}
 
 
 # The formats that nearly everybody uses are written out: a call per field would cost thrice as much. A test holds the
@@ -243,10 +243,9 @@ def _common(clock: Clock, room: int | None) -> Format:
 
     def make(entry: Entry) -> str:
         head = entry.head
-        size = entry.sent - entry.head_size
         return (
             f"{clients[entry.client]} - {users[head.fields.get('HTTP_AUTHORIZATION')]} [{clock.text}]"
-            f' "{requests[head.line]}" {entry.status} {max(0, size)}\n'
+            f' "{requests[head.line]}" {entry.status} {entry.sent - entry.head_size}\n'
         )
 
     return make
@@ -258,10 +257,9 @@ def _combined(clock: Clock, room: int | None) -> Format:
     def make(entry: Entry) -> str:
         head = entry.head
         fields = head.fields.get
-        size = entry.sent - entry.head_size
         return (
             f"{clients[entry.client]} - {users[fields('HTTP_AUTHORIZATION')]} [{clock.text}]"
-            f' "{requests[head.line]}" {entry.status} {max(0, size)}'
+            f' "{requests[head.line]}" {entry.status} {entry.sent - entry.head_size}'
             f' "{values[fields("HTTP_REFERER")]}" "{values[fields("HTTP_USER_AGENT")]}"\n'
         )
 
@@ -293,10 +291,10 @@ def _json(server: Server, clock: Clock, room: int | None) -> Format:
         shown = "null" if request_id is None else escape(request_id)
         return (
             f'{{"time":"{clock.iso(entry.done)}","client":{clients[entry.client]},{lines[head.line]},'
-            f'"status":{entry.status},"bytes":{max(0, entry.sent - entry.head_size)},"sent":{entry.sent},'
+            f'"status":{entry.status},"bytes":{entry.sent - entry.head_size},"sent":{entry.sent},'
             f'"received":{entry.received + head.size},"referer":{values[fields("HTTP_REFERER")]},'
             f'"agent":{values[fields("HTTP_USER_AGENT")]},"host":{values[fields("HTTP_HOST")]},'
-            f'"microseconds":{int((entry.done - entry.since) * 1e6)},"waited":{int(entry.waited * 1e6)},'
+            f'"microseconds":{int((entry.done - entry.since) * 1e6)},"waited":{int(entry.waited * 1e6) if entry.waited else 0},'
             f'"request_id":{shown},{who}'
         )
 
@@ -421,13 +419,20 @@ def _hexadecimal(found: re.Match[str]) -> str:
 
 
 def _json_escape(room: int | None) -> Escape:
+    if room is None:
+        return encode_basestring_ascii
+
     def escape(value: str) -> str:
-        written = json.dumps(value)
-        if room is None or len(written) <= room:
+        written = encode_basestring_ascii(value)
+        if len(written) <= room:
             return written
-        return json.dumps(_cut(value, room - 8, lambda sign: len(json.dumps(sign)) - 2) + "…")
+        return encode_basestring_ascii(_cut(value, room - 8, _json_size) + "…")
 
     return escape
+
+
+def _json_size(sign: str) -> int:
+    return len(encode_basestring_ascii(sign)) - 2
 
 
 def _cut(value: str, room: int, size: Callable[[str], int]) -> str:
@@ -445,7 +450,7 @@ def _microseconds(entry: Entry) -> int:
 
 FIGURES: Final[dict[str, Getter]] = {
     "status": lambda entry: entry.status,
-    "bytes": lambda entry: max(0, entry.sent - entry.head_size),
+    "bytes": lambda entry: entry.sent - entry.head_size,
     "sent": lambda entry: entry.sent,
     "received": lambda entry: entry.received + entry.head.size,
     "microseconds": _microseconds,

@@ -1,6 +1,7 @@
 """Heads of responses: what an application says about its answer, checked and put into bytes.
 
-Applications repeat their status and most of their fields, so each is checked once and then found in a bounded table.
+Applications repeat their status and most of their fields, often all of them together, so each is checked once and then
+found in a bounded table; and so is a whole answer's head.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import time
 from email.utils import formatdate
 from enum import Enum
 from http import HTTPStatus
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 TABLE_SIZE: Final = 2048
 TABLE_VALUE_SIZE: Final = 256
+# How many whole heads are kept, and the largest: half a MiB at most.
+TABLE_HEADS: Final = 512
+TABLE_HEAD_SIZE: Final = 1024
 STATUS: Final = re.compile(r"[2-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?")
 NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -58,10 +62,11 @@ class Special(NamedTuple):
 
 
 class Fields:
-    """An application's fields.
+    """An application's fields; shared by all answers that have the same, so not to be changed once they are read.
 
     Attributes:
-        lines: the status line and the fields as they are sent, without those that the server decides about.
+        status: the code that stands before them.
+        head: the status line and the fields as they are sent, without those that the server decides about.
         length: the Content-Length, if given, and ``length_line`` as it is sent.
         asks_close: whether ``Connection: close`` was given.
         has_date: whether the application dates its answer itself.
@@ -69,18 +74,22 @@ class Fields:
 
     """
 
-    __slots__ = ("asks_close", "has_date", "has_server", "length", "length_line", "lines")
+    __slots__ = ("asks_close", "has_date", "has_server", "head", "length", "length_line", "status")
 
-    def __init__(self, first: bytes) -> None:
-        self.lines = [first]
+    def __init__(self, status: int) -> None:
+        self.status = status
+        self.head = b""
         self.length: int | None = None
         self.length_line = b""
         self.asks_close = False
         self.has_date = False
         self.has_server = False
 
-    def act_upon(self, special: Special) -> None:
-        """Take a field that means something to the server. Raises ValueError if it contradicts another."""
+    def act_upon(self, special: Special) -> bytes:
+        """Take a field that means something to the server; return what of it is sent in any case.
+
+        Raises ValueError if it contradicts another.
+        """
         role, line, value, length = special
         if length is not None:
             if self.length not in (None, length):
@@ -90,43 +99,50 @@ class Fields:
         elif role is Role.CONNECTION:
             self.asks_close = self.asks_close or "close" in value.lower()
         elif role is not Role.KEEP_ALIVE:
-            self.lines.append(line)
             self.has_date = self.has_date or role is Role.DATE
             self.has_server = self.has_server or role is Role.SERVER
+            return line
+        return b""
 
 
+_heads: dict[tuple[object, ...], Fields] = {}
 _statuses: dict[str, tuple[int, bytes]] = {}
 _fields: dict[tuple[str, str], bytes | Special] = {}
 
 
-def read_status(status: str) -> tuple[int, bytes]:
-    """Return the code and the status line of what was given to start_response.
-
-    Raises TypeError and ValueError, which say what is expected.
-    """
-    known = _statuses.get(status)
-    if known is None:
-        known = _check_status(status)
-        _bound(_statuses)
-        _statuses[status] = known
-    return known
-
-
-def read_fields(headers: list[tuple[str, str]], first: bytes) -> Fields:
-    """Return the fields of what was given to start_response, behind the status line.
+def read_head(status: str, headers: list[tuple[str, str]]) -> Fields:
+    """Return what was given to start_response, checked.
 
     Raises TypeError and ValueError, which say what is expected.
     """
     if not isinstance(headers, list):
         raise TypeError(f"expected a list of headers, found {type(headers).__name__}")
-    fields = Fields(first)
-    lines = fields.lines
+    key = (status, *headers)
+    known = _heads.get(key)
+    if known is None:
+        known = _read_fields(headers, *_read_status(status))
+        if len(known.head) <= TABLE_HEAD_SIZE:
+            _bound(_heads, TABLE_HEADS)
+            _heads[key] = known
+    return known
+
+
+def _read_status(status: str) -> tuple[int, bytes]:
+    known = _statuses.get(status)
+    if known is None:
+        known = _check_status(status)
+        _bound(_statuses, TABLE_SIZE)
+        _statuses[status] = known
+    return known
+
+
+def _read_fields(headers: list[tuple[str, str]], status: int, first: bytes) -> Fields:
+    fields = Fields(status)
+    lines = [first]
     for pair in headers:
         field = _fields.get(pair) or _check_field(pair)
-        if field.__class__ is bytes:
-            lines.append(field)
-        else:
-            fields.act_upon(field)  # type: ignore[arg-type]
+        lines.append(fields.act_upon(field) if isinstance(field, Special) else field)
+    fields.head = b"".join(lines)
     return fields
 
 
@@ -204,7 +220,7 @@ def _check_field(pair: tuple[str, str]) -> bytes | Special:
     length = int(value) if role is Role.LENGTH else None
     field = line if role is None else Special(role, line, value, length)
     if len(value) <= TABLE_VALUE_SIZE:
-        _bound(_fields)
+        _bound(_fields, TABLE_SIZE)
         _fields[(name, value)] = field
     return field
 
@@ -218,7 +234,7 @@ def _find_role(name: str, value: str) -> Role | None:
     return role
 
 
-def _bound(table: dict[str, tuple[int, bytes]] | dict[tuple[str, str], bytes | Special]) -> None:
+def _bound(table: dict[Any, Any], most: int) -> None:
     # Starting again costs less than keeping count of what was used last.
-    if len(table) >= TABLE_SIZE:
+    if len(table) >= most:
         table.clear()

@@ -40,10 +40,15 @@ OWN: Final = dict.fromkeys(
         "wsgi.input",
     )
 )
-# A body below it is copied behind its head, so that both go out in one plain send.
-SMALL: Final = 16384
+# A body below it is copied behind its head, so that both go out in one plain send, which costs less than to send two
+# pieces.
+SMALL: Final = 32768
 PLAIN_FILES: Final = (io.BufferedReader, io.BufferedRandom, io.FileIO)
 BODILESS: Final = frozenset({204, 205, 304})
+# What ends a head, with what it says about its connection.
+END: Final = b"\r\n"
+KEEP: Final = b"Connection: keep-alive\r\n\r\n"
+CLOSE: Final = b"Connection: close\r\n\r\n"
 # In seconds; a balancer or another worker has room sooner than that, and a second keeps clients from hammering.
 RETRY_AFTER: Final = b"Retry-After: 1\r\n"
 
@@ -322,8 +327,8 @@ class Exchange:
                 exc_info = None  # PEP 3333: no reference cycle through the traceback
         elif self._fields is not None:
             raise AssertionError("start_response was called a second time without exc_info")
-        self.status, line = response.read_status(status)
-        self._fields = response.read_fields(headers, line)
+        fields = self._fields = response.read_head(status, headers)
+        self.status = fields.status
         return self._write
 
     def _write(self, data: bytes) -> None:
@@ -374,47 +379,46 @@ class Exchange:
         if self._fields is None:
             raise AssertionError("the application did not call start_response")
         fields = self._fields
-        lines = fields.lines
-        lines.append(self._handler.stamp.lines(fields.has_date, fields.has_server))
         if self.status in BODILESS or self._head.line.method == "HEAD":
             self._is_bodiless = True
-            self._tell_length(size, lines)
+            framing = self._tell_length(fields, size)
         elif fields.length is not None:
             self._left = fields.length
-            lines.append(fields.length_line)
+            framing = fields.length_line
         else:
-            self._choose_framing(size, lines)
+            framing = self._choose_framing(size)
         if self._handler.draining or fields.asks_close:
             self.keep_alive = False
+        connection = END
         if not (self.keep_alive and self._head.line.is_1_1):
-            lines.append(b"Connection: keep-alive\r\n" if self.keep_alive else b"Connection: close\r\n")
-        lines.append(b"\r\n")
+            connection = KEEP if self.keep_alive else CLOSE
+        stamp = self._handler.stamp.lines(fields.has_date, fields.has_server)
+        head = b"".join((fields.head, stamp, framing, connection))
         self._has_begun = True
-        head = b"".join(lines)
         self.head_size = len(head)
         return head
 
-    def _choose_framing(self, size: int | None, lines: Pieces) -> None:
+    def _choose_framing(self, size: int | None) -> bytes:
         if size is not None:
             self._left = size
-            lines.append(b"Content-Length: %d\r\n" % size)
-        elif self._head.line.is_1_1:
+            return b"Content-Length: %d\r\n" % size
+        if self._head.line.is_1_1:
             self._is_chunked = True
-            lines.append(b"Transfer-Encoding: chunked\r\n")
-        else:
-            self.keep_alive = False  # the body's end is the connection's
+            return b"Transfer-Encoding: chunked\r\n"
+        self.keep_alive = False  # the body's end is the connection's
+        return b""
 
-    def _tell_length(self, size: int | None, lines: Pieces) -> None:
+    def _tell_length(self, fields: Fields, size: int | None) -> bytes:
         # RFC 9110 8.6: the length that GET would have been answered with may be told to HEAD and in 304, but
         # none in 204. An empty body says nothing about it: many applications leave the body of HEAD out.
-        assert self._fields is not None
         if self.status == 205:
             # RFC 9110 15.3.6: without content, but not without framing.
-            lines.append(b"Content-Length: 0\r\n")
-        elif self._fields.length is not None and self.status != 204:
-            lines.append(self._fields.length_line)
-        elif size and self.status not in BODILESS:
-            lines.append(b"Content-Length: %d\r\n" % size)
+            return b"Content-Length: 0\r\n"
+        if fields.length is not None and self.status != 204:
+            return fields.length_line
+        if size and self.status not in BODILESS:
+            return b"Content-Length: %d\r\n" % size
+        return b""
 
     def _frame(self, piece: bytes) -> Pieces:
         _check_piece(piece)

@@ -124,10 +124,11 @@ class Block:
         fields: values by CGI name (RFC 3875 4.1.18: ``HTTP_ACCEPT``, ``CONTENT_TYPE``), repeated ones joined.
         is_plain: whether there is nothing in it for the server: a Host, no body, nothing expected, no close.
         is_forwarded: whether it says something about a client before the peer.
+        asks_close, asks_keep: whether the client wants that of the connection (RFC 9112 9.3).
 
     """
 
-    __slots__ = ("fields", "is_forwarded", "is_plain")
+    __slots__ = ("asks_close", "asks_keep", "fields", "is_forwarded", "is_plain")
 
     def __init__(self, fields: dict[str, str]) -> None:
         self.fields = fields
@@ -137,6 +138,9 @@ class Block:
             and MEANINGFUL.isdisjoint(fields)
         )
         self.is_forwarded = not FORWARDING.isdisjoint(fields)
+        options = {option.strip() for option in fields.get("HTTP_CONNECTION", "").lower().split(",")}
+        self.asks_close = "close" in options
+        self.asks_keep = "keep-alive" in options
 
 
 class Head:
@@ -208,7 +212,7 @@ class Grammar:
             raise self._too_large(0)
         head = Head(line, block, end + 4)
         if not (line.is_plain and block.is_plain):
-            self._judge_together(head)
+            self._judge_together(head, block)
         return head
 
     def _skip_blank_lines(self, data: bytes) -> Head | None:
@@ -279,7 +283,7 @@ class Grammar:
             raise Refusal(431, f"a field of {len(field)} bytes, at most {self._max_header_size} are accepted")
         return split_field(field)
 
-    def _judge_together(self, head: Head) -> None:
+    def _judge_together(self, head: Head, block: Block) -> None:
         """Judge what no line says alone: Host, framing, persistence, expectation."""
         fields, line = head.fields, head.line
         if line.is_1_1 and "HTTP_HOST" not in fields:
@@ -288,8 +292,7 @@ class Grammar:
             head.fields = {**fields, "HTTP_HOST": line.authority}
         if "CONTENT_LENGTH" in fields or "HTTP_TRANSFER_ENCODING" in fields:
             head.body = self._frame(head)
-        options = {option.strip() for option in fields.get("HTTP_CONNECTION", "").lower().split(",")}
-        head.keep_alive = "close" not in options and (line.is_1_1 or "keep-alive" in options)
+        head.keep_alive = not block.asks_close and (line.is_1_1 or block.asks_keep)
         if "HTTP_EXPECT" in fields:
             _expect(head)
 

@@ -69,6 +69,10 @@ class Acceptor:
         report: Callable[[str], None],
     ) -> None:
         self.descriptors = {listener.fileno(): listener for listener in listeners}
+        self._kinds = {
+            listener.fileno(): (int(listener.family), int(listener.type), listener.proto)
+            for listener in listeners
+        }
         self.due: float | None = None
         self._epoll = epoll
         self._least_of_others = least_of_others
@@ -147,7 +151,9 @@ class Acceptor:
     def _accept(self, descriptor: int, now: float) -> Accepted | None:
         """Accept one connection, if there is one."""
         try:
-            sock, address = self.descriptors[descriptor].accept()
+            # accept() itself looks up the listener's family and type as enumerations for each connection, which
+            # takes as long as the system call; gevent calls it likewise.
+            taken, address = self.descriptors[descriptor]._accept()  # type: ignore[attr-defined]  # noqa: SLF001
         except BlockingIOError:
             self._signalled.pop(descriptor, None)
             return None
@@ -156,7 +162,7 @@ class Acceptor:
             return None
         if self._mode is Mode.EAGER:
             self._signalled.pop(descriptor, None)
-        return sock, address, descriptor
+        return socket.socket(*self._kinds[descriptor], fileno=taken), address, descriptor
 
     def _report_anew(self) -> None:
         """Have epoll report these listeners again if anybody is left there: an edge shows once."""

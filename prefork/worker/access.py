@@ -76,7 +76,8 @@ class AccessLog:
             self._clock.tell(now, time.time())
         if not entry.sent:
             entry.status = CLIENT_LEFT
-            entry.head_size = 0
+        if entry.sent < entry.head_size:
+            entry.head_size = entry.sent
         entry.done = now
         line = self._format(entry)
         self._lines.append(line if len(line) <= self._longest else self._format_short(entry))

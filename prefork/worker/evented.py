@@ -111,6 +111,7 @@ class Loop:
         contexts: Mapping[int, ssl.SSLContext] = PLAIN,
     ) -> None:
         self._access = access
+        self._ids = access.ids if access is not None else None
         self._row = row
         self._contexts = contexts
         self._orders = orders
@@ -120,6 +121,12 @@ class Loop:
         self._epoll = select.epoll()
         self._connections: dict[int, Connection] = {}
         self._addresses: dict[object, Environ] = {}
+        # Of listeners that are bound to one address; connections of others have to be asked by which they came.
+        self._commons = {
+            listener.fileno(): self._common_of(local)
+            for listener in listeners
+            if not _is_wildcard(local := listener.getsockname())
+        }
         self._doors = doors_of(pool, listeners)
         self._has_warned = False  # of connections without the PROXY header that is demanded
         self._timers: Timers[Connection] = Timers(
@@ -184,6 +191,8 @@ class Loop:
         self._row.rest()
         if self._threads is None:
             self._row.set_busy(0.0)
+        else:
+            self._threads.wake()
         events = self._epoll.poll(timeout, MAX_EVENTS)
         self._mailbox.wake_up()
         self._now = time.monotonic()
@@ -257,20 +266,23 @@ class Loop:
         due = self._acceptor.due
         if is_signalled or (due is not None and self._now >= due):
             accepted = self._acceptor.take(self._now)
-            if accepted is not None:
-                self._adopt(accepted)
+            connection = self._adopt(accepted) if accepted is not None else None
             self._settle()
+            if connection is not None:
+                self._welcome(connection)
 
-    def _adopt(self, accepted: Accepted) -> None:
+    def _adopt(self, accepted: Accepted) -> Connection | None:
+        """Return the connection that was accepted, not watched yet; None if it is reset already."""
         sock, address, listener = accepted
         sock.setblocking(False)
-        try:
-            local = sock.getsockname()
-        except OSError:
-            sock.close()  # reset already
-            return
         host, port = (address[0], str(address[1])) if isinstance(address, tuple) else ("", "")
-        common, door = self._addresses.get(local) or self._learn(local), self._doors[listener]
+        common, door = self._commons.get(listener), self._doors[listener]
+        if common is None:
+            try:
+                common = self._common_of(sock.getsockname())
+            except OSError:
+                sock.close()
+                return None
         context = self._contexts.get(listener)
         if context is None:
             connection = Connection(sock, host, port, common, door)
@@ -284,6 +296,24 @@ class Loop:
         else:
             connection.trust = door.trust_in(host)
         self._connections[connection.fd] = connection
+        return connection
+
+    def _welcome(self, connection: Connection) -> None:
+        """Read what has come with a new connection: if it is answered and closed at once, nothing has to watch it."""
+        if connection.phase is READING:
+            try:
+                data = connection.sock.recv(RECEIVE_SIZE)
+            except BlockingIOError:
+                self._await(connection)
+            except OSError:
+                self._drop(connection)  # reset already
+            else:
+                self._take_in(connection, data)
+        else:
+            self._await(connection)
+
+    def _await(self, connection: Connection) -> None:
+        """Wait for the first bytes of a new connection."""
         self._watch(connection, IN)
         self._timers.arm(connection, self._fresh, self._now)
 
@@ -309,7 +339,7 @@ class Loop:
             if connection.entry is not None:
                 connection.entry.client, connection.entry.port = connection.host, connection.port
             local = address_of(header.destination)
-            connection.common = self._addresses.get(local) or self._learn(local)
+            connection.common = self._common_of(local)
         # Whoever stands behind a balancer is not to be believed because the balancer is.
         connection.trust = connection.door.trust_in(connection.host)
         connection.greeting = None
@@ -329,7 +359,11 @@ class Loop:
             )
         self._leave(connection)
 
-    def _learn(self, local: object) -> Environ:
+    def _common_of(self, local: object) -> Environ:
+        """Return what the environs of all requests to an address of ours have in common."""
+        known = self._addresses.get(local)
+        if known is not None:
+            return known
         if len(self._addresses) >= MAX_ADDRESSES:
             self._addresses.clear()
         # PEP 3333 demands a name and a port; a client of a Unix socket names both in its Host field.
@@ -367,6 +401,10 @@ class Loop:
             return
         except OSError:
             data = b""
+        self._take_in(connection, data)
+
+    def _take_in(self, connection: Connection, data: bytes) -> None:
+        """Go on with what came; nothing is the client's end."""
         if not data:
             self._note_unserved(connection)
             self._drop(connection)
@@ -408,6 +446,7 @@ class Loop:
     def _wait_for_head(self, connection: Connection, data: bytes) -> None:
         connection.pending = data
         self._note_beginning(connection)
+        self._watch(connection, IN)
         # One deadline for the whole head: a byte now and then does not hold it off.
         if connection.timer != HEAD:
             self._timers.arm(connection, HEAD, self._now)
@@ -436,6 +475,7 @@ class Loop:
             logger.warning("cannot store the body of %s: %s", head.line, error.strerror)
             raise Refusal(507, "there is no room for the body") from None
         if not head.body.is_done:
+            self._watch(connection, IN)
             self._timers.arm(connection, BODY, self._now)
             return b""
         connection.head = connection.body = None
@@ -741,18 +781,18 @@ class Loop:
         if connection.entry is not None and not connection.entry.since:
             connection.entry.since = self._now
 
-    def _note_request(self, entry: Entry, head: Head | RawHead) -> None:
-        assert self._access is not None
-        if self._access.ids is not None and isinstance(head, Head):
-            self._access.ids.identify(head)
+    def _note_request(self, entry: Entry, head: Head) -> None:
+        if self._ids is not None:
+            self._ids.identify(head)
         entry.head = head
-        entry.since = entry.since or self._now
+        if not entry.since:
+            entry.since = self._now
 
     def _note_end(self, entry: Entry, exchange: Exchange) -> None:
-        assert self._access is not None
         if entry.sent:
-            entry.status, entry.head_size = exchange.status, exchange.head_size
-        self._access.end(entry, self._now)
+            entry.status = exchange.status
+            entry.head_size = exchange.head_size
+        self._access.end(entry, self._now)  # type: ignore[union-attr]  # there is an entry, so there is a log
 
     def _note_cut(self, connection: Connection) -> None:
         if connection.entry is not None and connection.exchange is not None:
@@ -766,7 +806,10 @@ class Loop:
         if status or connection.head is not None or connection.pending.strip(b"\r\n"):
             if entry.head is NOTHING:
                 entry.client, entry.port = connection.host, connection.port
-                self._note_request(entry, connection.head or RawHead(connection.pending))
+                if connection.head is not None:
+                    self._note_request(entry, connection.head)
+                else:
+                    entry.head, entry.since = RawHead(connection.pending), entry.since or self._now
             entry.status, entry.head_size, entry.waited = status, head_size, 0.0
             self._access.end(entry, self._now)
 
@@ -777,7 +820,8 @@ class Loop:
         self._fresh = self._idle = DRAINED
         if self._orders.empty_queue:
             for accepted in self._acceptor.empty_queue():
-                self._adopt(accepted)
+                if (connection := self._adopt(accepted)) is not None:
+                    self._await(connection)
         self._acceptor.close()
         self._orders.leave_queue()
         for connection in self._connections.values():
@@ -818,6 +862,11 @@ class Loop:
         self._epoll.close()
         if not self._running:
             self._mailbox.close()
+
+
+def _is_wildcard(local: object) -> bool:
+    """Return whether a listener takes connections to any address of this machine."""
+    return isinstance(local, tuple) and local[0] in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 
 def _with_tls(

@@ -6,7 +6,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from prefork.handlers.context import Worker
@@ -81,6 +80,12 @@ class Mailbox(Generic[T]):
 class Threads:
     """Application threads.
 
+    Waking a thread costs more than a short job, and then it has to wait for the interpreter's lock anyway. So jobs
+    are put one after the other and one thread is woken for all of them; a thread that takes one and leaves others
+    wakes the next thread. Where jobs are short the first thread does most of them; where they wait for something,
+    they let go of the lock, and the next thread comes at once. queue.SimpleQueue wakes one more thread with each job,
+    which finds nothing.
+
     Args:
         count: how many.
         worker: the worker that they belong to; each enters one of its lanes.
@@ -90,7 +95,9 @@ class Threads:
     def __init__(self, count: int, worker: Worker) -> None:
         self._count = count
         self._worker = worker
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._jobs: deque[Job | None] = deque()
+        self._idle: list[threading.Lock] = []  # each is held until its thread is to wake up
+        self._is_waking = False  # whether somebody was woken and has not come yet
 
     def start(self) -> None:
         """Start all threads."""
@@ -100,18 +107,49 @@ class Threads:
             threading.Thread(target=self._run, args=(number,), name=name, daemon=True).start()
 
     def put(self, job: Job) -> None:
-        """Have one of the threads do something as soon as it can."""
-        self._jobs.put(job)
+        """Have one of the threads do something, as soon as it can after the next ``wake``."""
+        self._jobs.append(job)
+
+    def wake(self) -> None:
+        """See to it that what was put is done."""
+        if self._jobs:
+            self._wake_one()
 
     def stop(self) -> None:
         """Let each thread end when there is nothing left to do."""
         for _ in range(self._count):
-            self._jobs.put(None)
+            self._jobs.append(None)
+        self.wake()
+
+    def _wake_one(self) -> None:
+        if self._is_waking:
+            return  # whoever is about to come wakes the next one, if there is something left then
+        try:
+            bell = self._idle.pop()
+        except IndexError:
+            return  # all are at work, and look for the next job when they are done
+        self._is_waking = True
+        bell.release()
 
     def _run(self, number: int) -> None:
         lane = self._worker.enter_lane(number)
-        while (job := self._jobs.get()) is not None:
+        bell = threading.Lock()
+        bell.acquire()
+        while (job := self._next(bell)) is not None:
             try:
                 job(lane)
             except BaseException:  # noqa: BLE001 (reported, and the thread goes on)
                 logger.exception("a fault of prefork in an application thread")
+
+    def _next(self, bell: threading.Lock) -> Job | None:
+        while True:
+            try:
+                job = self._jobs.popleft()
+            except IndexError:
+                self._idle.append(bell)
+            else:
+                self.wake()
+                return job
+            self.wake()  # a job that has come in between has seen nobody idle
+            bell.acquire()
+            self._is_waking = False

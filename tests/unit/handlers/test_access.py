@@ -84,12 +84,6 @@ def test_any_field_of_the_request_can_be_shown() -> None:
     assert line_of("{header.accept-Language} {header.content-type} {header.x}", entry) == "en text/plain -\n"
 
 
-def test_an_answer_cut_within_its_head_has_no_body() -> None:
-    entry = entry_of()
-    entry.sent = 10
-    assert line_of("{bytes} {sent}", entry) == "0 10\n"
-
-
 def test_literals_may_hold_percents_and_braces() -> None:
     assert line_of("100%s {{{status}}} %%", entry_of()) == "100%s {200} %%\n"
 

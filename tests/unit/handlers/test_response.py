@@ -5,12 +5,13 @@ import re
 import pytest
 
 from prefork.handlers import response
-from prefork.handlers.response import TABLE_SIZE, read_fields, read_status
+from prefork.handlers.response import TABLE_HEAD_SIZE, TABLE_HEADS, TABLE_SIZE, read_head
 
 
 def test_a_status_becomes_a_line() -> None:
-    assert read_status("404 Not Found") == (404, b"HTTP/1.1 404 Not Found\r\n")
-    assert read_status("200") == (200, b"HTTP/1.1 200 \r\n")
+    found, bare = read_head("404 Not Found", []), read_head("200", [])
+    assert (found.status, found.head) == (404, b"HTTP/1.1 404 Not Found\r\n")
+    assert (bare.status, bare.head) == (200, b"HTTP/1.1 200 \r\n")
 
 
 @pytest.mark.parametrize(
@@ -18,17 +19,18 @@ def test_a_status_becomes_a_line() -> None:
 )
 def test_a_bad_status_is_a_value_error(status: str) -> None:
     with pytest.raises(ValueError, match="expected a status like '200 OK'"):
-        read_status(status)
+        read_head(status, [])
 
 
 def test_a_status_in_bytes_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="expected a status as str, found bytes"):
-        read_status(b"200 OK")  # type: ignore[arg-type]
+        read_head(b"200 OK", [])  # type: ignore[arg-type]
 
 
 def test_fields_become_lines_and_facts() -> None:
     for _ in range(2):  # the second time from the table
-        fields = read_fields(
+        fields = read_head(
+            "200 OK",
             [
                 ("A", "b"),
                 ("content-length", "5"),
@@ -36,9 +38,8 @@ def test_fields_become_lines_and_facts() -> None:
                 ("Keep-Alive", "1"),
                 ("Date", "now"),
             ],
-            b"first",
         )
-        assert fields.lines == [b"first", b"A: b\r\n", b"Date: now\r\n"]
+        assert fields.head == b"HTTP/1.1 200 OK\r\nA: b\r\nDate: now\r\n"
         assert (fields.length, fields.length_line) == (5, b"content-length: 5\r\n")
         assert (fields.asks_close, fields.has_date, fields.has_server) == (True, True, False)
 
@@ -64,7 +65,7 @@ def test_fields_become_lines_and_facts() -> None:
 def test_a_bad_field_is_a_value_error_however_often(pair: tuple[str, str]) -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match=r".+"):
-            read_fields([pair], b"")
+            read_head("200 OK", [pair])
 
 
 @pytest.mark.parametrize(
@@ -72,21 +73,35 @@ def test_a_bad_field_is_a_value_error_however_often(pair: tuple[str, str]) -> No
 )
 def test_a_wrong_type_is_a_type_error(headers: object) -> None:
     with pytest.raises(TypeError):
-        read_fields(headers, b"")  # type: ignore[arg-type]
+        read_head("200 OK", headers)  # type: ignore[arg-type]
 
 
 def test_two_lengths_must_agree() -> None:
-    assert read_fields([("Content-Length", "5"), ("content-length", "5")], b"").length == 5
+    assert read_head("200", [("Content-Length", "5"), ("content-length", "5")]).length == 5
     with pytest.raises(ValueError, match="two Content-Length headers, 5 and 6"):
-        read_fields([("Content-Length", "5"), ("Content-Length", "6")], b"")
+        read_head("200", [("Content-Length", "5"), ("Content-Length", "6")])
 
 
 def test_the_tables_are_bounded() -> None:
     for number in range(TABLE_SIZE + 10):
-        read_fields([("A", str(number))], b"")
-        read_status(f"200 {number}")
+        read_head(f"200 {number}", [("A", str(number))])
     assert len(response._fields) <= TABLE_SIZE
     assert len(response._statuses) <= TABLE_SIZE
+    assert len(response._heads) <= TABLE_HEADS
+
+
+def test_a_large_head_is_not_kept() -> None:
+    headers = [(f"A-{number}", "b" * 200) for number in range(10)]
+    fields = read_head("200 OK", headers)
+    assert len(fields.head) > TABLE_HEAD_SIZE
+    assert fields not in response._heads.values()
+
+
+def test_the_same_head_is_read_once_and_another_is_not_taken_for_it() -> None:
+    headers = [("A", "b"), ("C", "d")]
+    assert read_head("200 OK", headers) is read_head("200 OK", list(headers))
+    assert read_head("200 OK", headers[::-1]).head == b"HTTP/1.1 200 OK\r\nC: d\r\nA: b\r\n"
+    assert read_head("201 OK", headers).status == 201
 
 
 def test_an_answer_of_the_servers_own_is_whole() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from prefork.config.schema import Http, Listen
-from prefork.handlers.access import Server
+from prefork.handlers.access import Entry, Server
 from prefork.units import TcpAddress
 from prefork.worker import access, evented
 from prefork.worker.access import AccessLog, Writer
@@ -512,6 +512,15 @@ def test_a_pipe_that_blocks_is_asked_first(reports: list[str]) -> None:
         writer.write(b"x" * 999 + b"\n", 1, float(number))
     assert "its reader does not read" in reports[0]
     os.close(read)
+
+
+def test_an_answer_cut_within_its_head_has_no_body(log: Log) -> None:
+    entry = Entry("192.0.2.1", "4242")
+    entry.status, entry.head_size, entry.sent = 200, 100, 10
+    log.access.end(entry, 1.0)
+    log.access.close()
+    [found] = log.entries()
+    assert (found["status"], found["bytes"], found["sent"]) == ("200", "0", "10")
 
 
 def test_a_line_for_a_pipe_is_no_longer_than_it_takes_at_once(tmp_path: Path) -> None:
