@@ -16,7 +16,7 @@ import re
 import select
 import stat
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -148,6 +148,8 @@ def open_file(path: str) -> int:
 
 class Outlets(msgspec.Struct, frozen=True):
     """The descriptors that a server's records are written to; ``access`` is None if there is no access log."""
+
+    DESCRIPTORS: ClassVar = ("log", "access")
 
     log: int
     access: int | None

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import heapq
 import mmap
+import os
 import struct
+from collections.abc import Collection
 from enum import IntEnum
 
 import msgspec
@@ -33,6 +35,8 @@ READ_TRIES = 64
 # Who has been busy for less than this is about to be free again: most requests take less.
 MOMENT = 0.01
 
+# To be raised with every change of what is where, or means what: an upgrade in place leaves boards with old workers.
+LAYOUT = 1
 # Words of the header, of a row's figures and of a lane.
 WATCHED, USED = range(2)
 STATE, PID, CONNECTIONS, BUSY, SINCE, DEADLINE = range(6)
@@ -77,18 +81,30 @@ class Board:
     Args:
         rows: how many workers can have a row at once. Only rows that are written take memory.
         lanes: how many threads of one worker run handlers.
+        descriptor: the memory of a board that exists already; None makes a new one.
+        taken: the rows of it that workers have.
+
+    Attributes:
+        descriptor: the memory, which outlives the program that has it mapped; None where the system has no such.
+        layout: tells boards of one version of prefork from those of another.
 
     """
 
-    def __init__(self, rows: int, lanes: int) -> None:
+    layout: tuple[int, ...] = (LAYOUT, HEADER_WORDS, ROW_WORDS, LANE_SIZE)
+
+    def __init__(
+        self, rows: int, lanes: int, descriptor: int | None = None, taken: Collection[int] = ()
+    ) -> None:
         assert LANE_SIZE % WORD == 0, f"a lane of {LANE_SIZE} bytes would misalign the words of the next one"
         self.rows = rows
         self.lanes = lanes
         self._row_size = ROW_WORDS * WORD + lanes * LANE_SIZE
-        self.map = mmap.mmap(-1, HEADER_WORDS * WORD + rows * self._row_size)
+        size = HEADER_WORDS * WORD + rows * self._row_size
+        self.descriptor = _memory(size) if descriptor is None else descriptor
+        self.map = mmap.mmap(-1 if self.descriptor is None else self.descriptor, size)
         self.words = memoryview(self.map).cast("Q")
         self.times = memoryview(self.map).cast("d")
-        self._free = list(range(rows))
+        self._free = [row for row in range(rows) if row not in taken]
 
     def claim(self) -> int:
         """Return the number of the lowest free row, cleaned for a worker about to be born.
@@ -106,6 +122,16 @@ class Board:
         """Give back the row of a worker that is dead, so that nobody counts it any more."""
         self.words[self.row_at(number) // WORD + STATE] = State.FREE
         heapq.heappush(self._free, number)
+
+    def taken(self) -> list[int]:
+        """Return the rows that workers have."""
+        return sorted({*range(self.rows)} - {*self._free})
+
+    def close(self) -> None:
+        """Close the descriptor; the memory goes with the last who has it mapped."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
 
     def row(self, number: int) -> Row:
         """Return the view of one row through which its worker writes."""
@@ -145,6 +171,23 @@ class Board:
                 _, since, deadline, length, text = copy
                 return Request(text[:length].decode("latin-1"), since, deadline) if since else None
         return None  # overtaken every time: requests come and go faster than they can be read, none is old
+
+
+class UnreadableBoard(Board):
+    """Stands for the board of workers of a version that lays it out in another way: they run on, unwatched."""
+
+    layout = ()
+
+    def __init__(self) -> None:
+        super().__init__(rows=0, lanes=0)
+        self.close()
+
+    def read(self, number: int) -> Snapshot:  # noqa: ARG002 - whichever it is
+        """Return what is known of a row: nothing."""
+        return Snapshot(State.FREE, 0, 0, 0, 0.0, 0.0, ())
+
+    def release(self, number: int) -> None:
+        """Do nothing: the row is nobody's any more, and nobody else will have it."""
 
 
 class Row:
@@ -262,6 +305,15 @@ class Lane:
         )
         self._words[self._sequence_at] = sequence
         self.deadline = deadline
+
+
+def _memory(size: int) -> int | None:
+    """Return memory as a file, so that a program that replaces this one can map it too; None: only by this one."""
+    if not hasattr(os, "memfd_create"):
+        return None
+    descriptor = os.memfd_create("prefork-scoreboard")
+    os.ftruncate(descriptor, size)
+    return descriptor
 
 
 def copy_at(lane: int, sequence: int) -> int:

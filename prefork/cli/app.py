@@ -144,6 +144,18 @@ def reload(target: Target, settings: Set = None) -> None:
 
 
 @app.command()
+def upgrade(target: Target, settings: Set = None) -> None:
+    """Become the version that is installed now, under the same pid.
+
+    The program is tried beside the running one first. If it fails, nothing changes and the command fails; otherwise it
+    is executed, and all workers are replaced, losing no request.
+    """
+    from prefork.cli import ctl
+
+    _say(ctl.upgrade(target, settings or [], _say))
+
+
+@app.command()
 def scale(
     target: Target,
     pool: Annotated[str, typer.Argument(metavar="POOL", help="The pool's name.")],
@@ -182,7 +194,7 @@ def stacks(
     worker: Annotated[str | None, typer.Argument(metavar="[WORKER]", help="Only this one: web/2.")] = None,
     settings: Set = None,
 ) -> None:
-    """Show where all threads of the workers are in their code right now."""
+    """Show where the threads of all workers are in their code by now."""
     from prefork.cli import ctl
 
     typer.echo(ctl.stacks(target, settings or [], worker), nl=False)

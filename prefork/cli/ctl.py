@@ -71,6 +71,12 @@ def reload(target: str, settings: Sequence[str], say: Say) -> str:
     return f"reloaded: generation {result['generation']} serves, after {format_duration(result['seconds'])}"
 
 
+def upgrade(target: str, settings: Sequence[str], say: Say) -> str:
+    """Have the server execute the program anew, and wait for the end of the rollout; returns how it went."""
+    result = _call(find_control(target, settings), "upgrade", {}, None, say)
+    return f"upgraded: generation {result['generation']} serves, after {format_duration(result['seconds'])}"
+
+
 def scale(target: str, settings: Sequence[str], pool: str, workers: int, say: Say) -> str:
     """Change a pool's number of workers; returns how it went."""
     result = _call(find_control(target, settings), "scale", {"pool": pool, "workers": workers}, None, say)

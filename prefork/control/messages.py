@@ -83,6 +83,7 @@ COMMANDS: dict[str, type[msgspec.Struct]] = {
     "stop": Stop,
     "reopen": Nothing,
     "stacks": Stacks,
+    "upgrade": Nothing,
 }
 
 

@@ -15,7 +15,7 @@ import socket
 import stat
 import struct
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from prefork.control.messages import MAX_REQUEST, Answer, Fault, Request, RequestError, decode_request, encode
@@ -41,26 +41,26 @@ class Reply:
     """
 
     def __init__(self, client: _Client, identity: int) -> None:
-        self._client = client
-        self._id = identity
+        self.client = client
+        self.identity = identity
 
     @property
     def gone(self) -> bool:
         """Whether nobody waits for this answer any more."""
-        return self._client.closed or not self._client.awaits(self._id)
+        return self.client.closed or not self.client.awaits(self.identity)
 
     def progress(self, text: str) -> None:
         """Say how far it is."""
         if not self.gone:
-            self._client.say(Answer(self._id, progress=text))
+            self.client.say(Answer(self.identity, progress=text))
 
     def result(self, result: dict[str, Any]) -> None:
         """End the answer: it went well."""
-        self._end(Answer(self._id, result=result))
+        self._end(Answer(self.identity, result=result))
 
     def error(self, message: str, hint: str | None = None, traceback: str = "") -> None:
         """End the answer: it failed. A message of several lines is printed as several errors."""
-        self._end(Answer(self._id, error=Fault(message, hint, traceback)))
+        self._end(Answer(self.identity, error=Fault(message, hint, traceback)))
 
     def fail(self, error: PreforkError) -> None:
         """End the answer with an error as the command line would show it."""
@@ -74,7 +74,7 @@ class Reply:
 
     def _end(self, answer: Answer) -> None:
         if not self.gone:
-            self._client.end(self._id, answer)
+            self.client.end(self.identity, answer)
 
 
 class ControlServer:
@@ -84,19 +84,22 @@ class ControlServer:
         path: where to listen. A missing folder is made with mode 0700; the socket has mode 0600 from its birth.
         handle: called with each request and the reply through which it is answered, now or later.
         owner_uid: the user who may ask, besides root.
+        listener: the socket that listens there already, if the program before this one has bound it.
 
     Raises ListenError when a running server listens there, something that is no socket is there, or the path
     cannot be bound.
 
     """
 
-    def __init__(self, path: str, handle: Handle, *, owner_uid: int) -> None:
+    def __init__(
+        self, path: str, handle: Handle, *, owner_uid: int, listener: socket.socket | None = None
+    ) -> None:
         self.path = path
         self._handle = handle
         self._owner_uid = owner_uid
         self._clients: set[_Client] = set()
         self._selector: selectors.BaseSelector | None = None
-        self._listener = _listen(path)
+        self._listener = listener or _listen(path)
         self._inode = _inode(path)
         # Given up for a moment when descriptors run out, so that a waiting client can be taken and closed: left
         # in the queue it would wake the master for ever. The trick is libev's ("special problem of accept()ing").
@@ -106,6 +109,43 @@ class ControlServer:
         """Join the master's selector. Every key's data is called by the loop with the mask of events."""
         self._selector = selector
         selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    def past(self, awaiting: Sequence[Reply]) -> dict[str, Any]:
+        """Return what a program that takes over needs to answer in place of this one.
+
+        Args:
+            awaiting: replies not gone that the next program will know how to end; it will have them in the same order.
+
+        """
+        clients = list(self._clients)
+        places = [[clients.index(reply.client), reply.identity] for reply in awaiting]
+        return {
+            "path": self.path,
+            "listener": self._listener,
+            "clients": [client.past() for client in clients],
+            "awaiting": places,
+        }
+
+    def resume(self, past: dict[str, Any]) -> list[Reply]:
+        """Take over the clients of the program before, and return the replies that were to be ended by this one.
+
+        Whoever awaits another one is told that it will not come.
+        """
+        clients = [self._take_over(found) for found in past["clients"]]
+        replies = [Reply(clients[place], identity) for place, identity in past["awaiting"]]
+        known = {(id(reply.client), reply.identity) for reply in replies}
+        for client in clients:
+            for identity in client.awaited():
+                if (id(client), identity) not in known:
+                    Reply(client, identity).error("the server was upgraded in the meantime", "ask again")
+        return replies
+
+    def _take_over(self, past: dict[str, Any]) -> _Client:
+        assert self._selector is not None, "there is a loop to join"
+        client = _Client(past["connection"], self._selector, self._handle, self._clients.discard)
+        self._clients.add(client)
+        client.resume(past)
+        return client
 
     def close(self) -> None:
         """Close everything, and remove the path if it is still this server's."""
@@ -180,6 +220,26 @@ class _Client:
         self._awaited: set[int] = set()
         self._events = 0
         self._settle()
+
+    def past(self) -> dict[str, Any]:
+        """Return all that a program which takes over needs to know of this client."""
+        return {
+            "connection": self._connection,
+            "incoming": self._incoming,
+            "outgoing": self._outgoing,
+            "reading": self._reading,
+            "awaited": self._awaited,
+        }
+
+    def resume(self, past: dict[str, Any]) -> None:
+        """Go on with a client where the program before was."""
+        self._incoming, self._outgoing = past["incoming"], past["outgoing"]
+        self._reading, self._awaited = past["reading"], past["awaited"]
+        self._settle()
+
+    def awaited(self) -> list[int]:
+        """Return the ids of the requests that are not answered yet."""
+        return sorted(self._awaited)
 
     def awaits(self, identity: int) -> bool:
         """Return whether the request of this id is not answered yet."""

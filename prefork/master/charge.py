@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from typing import ClassVar
 
 import msgspec
 
@@ -32,6 +33,8 @@ class Charge(msgspec.Struct):
         peak_memory: its largest resident size in bytes, or its program's, known once it is dead.
 
     """
+
+    DESCRIPTORS: ClassVar = ("stacks_read",)
 
     birth: int
     pool: Pool

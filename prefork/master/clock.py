@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 # Waking up later than this is no ordinary delay. A loaded machine delays a wake-up by tens of milliseconds.
 LATE = 0.5
@@ -54,6 +55,15 @@ class SteadyClock:
         if lost:
             self._lose(began, lost)
         return lost
+
+    def past(self) -> list[Any]:
+        """Return what a clock in another program needs to go on where this one was."""
+        return [self._seen, self._lost, list(self._losses)]
+
+    def resume(self, past: list[Any]) -> None:
+        """Go on where another clock was: the time between the two is lost if it was long."""
+        self._seen, self._lost, losses = past
+        self._losses.extend(losses)
 
     def adjust(self, since: float, moment: float) -> float:
         """Return when, as counted here, a moment is that was fixed at ``since``; both on the monotonic clock.

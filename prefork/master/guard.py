@@ -21,7 +21,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from prefork.system import process, signals
 from prefork.system.process import Child
@@ -52,6 +52,14 @@ class Guard:
     def pid(self) -> int | None:
         """The guard's process, if there is one."""
         return self._child.pid if self._child else None
+
+    def past(self) -> list[Any]:
+        """Return the guard for a program that takes over: it must not find its channel closed."""
+        return [self._child, self._channel]
+
+    def resume(self, past: list[Any]) -> None:
+        """Hold the guard that the program before has posted."""
+        self._child, self._channel = past
 
     def post(self, listeners: Iterable[socket.socket], workers: Mapping[int, float]) -> None:
         """Replace the guard by one that knows these listeners and workers (pidfd: graceful_timeout in seconds).

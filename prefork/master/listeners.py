@@ -67,6 +67,18 @@ class Listeners:
         """Return the listeners that are open for a key."""
         return self._open.get(key, [])
 
+    def past(self) -> dict[Key, list[Listener]]:
+        """Return all of them, for a program that goes on with them."""
+        return self._open
+
+    def resume(self, past: dict[Key, list[Listener]]) -> None:
+        """Go on with those of the program before."""
+        self._open = past
+
+    def inherited(self) -> list[int]:
+        """Return the descriptors of the sockets that were passed to this process: an exec must not close them."""
+        return [found.fileno() for found in chain.from_iterable(self._inherited.values())]
+
     def own_sockets(self) -> list[socket.socket]:
         """Return the sockets of all listeners that are not somebody else's."""
         return [listener.socket for listener in self._all() if not listener.is_inherited]

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from itertools import count
+from typing import Any
 
 from setproctitle import setproctitle
 
@@ -24,12 +25,13 @@ from prefork.master.notices import Notices
 from prefork.master.perform import PERFORM
 from prefork.master.requests import Requests
 from prefork.master.server import Server
+from prefork.master.upgrade import Upgrade, Waiter, estate_of
 from prefork.master.watcher import Watcher
 from prefork.supervisor import actions, events
 from prefork.supervisor.actions import Action, End
 from prefork.supervisor.events import Event
 from prefork.supervisor.server import Phase, Supervisor
-from prefork.system import process
+from prefork.system import process, signals
 from prefork.system.notify import notifier
 from prefork.system.process import Ended
 from prefork.system.signals import SignalQueue
@@ -55,7 +57,6 @@ class Loop:
         self._clock = server.clock
         self._supervisor = Supervisor(random.random)
         self._selector = selectors.DefaultSelector()
-        self._requests = Requests(server, self._supervisor, self._feed, self._reload, self._later)
         self._watcher = Watcher(setproctitle, self._selector, self._reload_by_change, self._later)
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_numbers = count()
@@ -67,7 +68,7 @@ class Loop:
             signal.SIGQUIT: lambda: self._feed(events.Stop(now=True)),
             signal.SIGHUP: self._reload_by_signal,
             signal.SIGUSR1: self._reopen_log,
-            signal.SIGUSR2: lambda: logger.warning("SIGUSR2: an upgrade in place is not possible yet"),
+            signal.SIGUSR2: lambda: self._upgrade.ask(),
             signal.SIGTTIN: lambda: self._feed(events.Shift(1)),
             signal.SIGTTOU: lambda: self._feed(events.Shift(-1)),
             signal.SIGWINCH: self._rest,
@@ -75,21 +76,57 @@ class Loop:
             signal.SIGCONT: lambda: None,
         }
         self._signals = SignalQueue(self._on_signal)
+        self._upgrade = Upgrade(
+            server, self._supervisor, self._signals, self._selector, self._later, self._estate
+        )
+        self._requests = Requests(
+            server, self._supervisor, self._feed, self._reload, self._later, self._upgrade.ask
+        )
+        self._control: ControlServer | None = None
 
     def run(self, config: Config) -> End:
         """Serve until the end and return how it came."""
-        self._selector.register(self._signals, selectors.EVENT_READ, self._take_signals)
         self._watcher.follow(config)
         self._feed(events.Boot(config))
+        return self._run()
+
+    def resume(self, past: dict[str, Any], waiters: list[Waiter]) -> End:
+        """Go on from where the program before was, with a new generation; ``waiters`` are told how that goes."""
+        self._requests.resume(waiters)
+        self._notices.resume(past["said"])
+        adopted = list(self._server.charges.values())
+        self._feed(events.Resume(past["supervisor"]))
+        for charge in adopted:
+            self._register(charge)
+        self._watcher.follow(self._server.config)
+        self._server.post_guard()  # the old one's memory is that of the program before
+        signals.unblock_all()  # those that came while nobody could take them come now
+        try:
+            self._reload()
+        except PreforkError as error:
+            self._log_refusal(error)
+            self._requests.refuse_rollout(error)
+        return self._run()
+
+    def control(self, path: str, past: dict[str, Any] | None = None) -> ControlServer:
+        """Open the control socket, or go on with what is left of the program before. Raises ListenError."""
+        listener = past["listener"] if past else None
+        server = ControlServer(path, self._requests.handle, owner_uid=os.geteuid(), listener=listener)
+        server.register(self._selector)
+        self._control = server
+        return server
+
+    def _estate(self, waiters: list[Waiter]) -> dict[str, Any]:
+        assert self._control is not None
+        told = [*self._requests.past(), *waiters]
+        estate = estate_of(self._server, self._supervisor, self._control, told)
+        return estate | {"said": self._notices.past()}
+
+    def _run(self) -> End:
+        self._selector.register(self._signals, selectors.EVENT_READ, self._take_signals)
         while self._end is None:
             self._turn()
         return self._end
-
-    def control(self, path: str) -> ControlServer:
-        """Open the control socket. Raises ListenError."""
-        server = ControlServer(path, self._requests.handle, owner_uid=os.geteuid())
-        server.register(self._selector)
-        return server
 
     def close(self) -> None:
         """Give back what the loop held."""
@@ -116,6 +153,7 @@ class Loop:
         due = self._supervisor.next_deadline()
         if due is not None and self._clock.now() >= due:
             self._feed(events.Tick())
+        self._upgrade.advance()
 
     def _wait(self) -> float | None:
         now, due = self._clock.now(), self._supervisor.next_deadline()
@@ -207,12 +245,17 @@ class Loop:
     def _reload_by_signal(self) -> None:
         try:
             self._reload()
-        except ConfigError as error:
-            for problem in error.problems:
-                logger.error("%s%s", problem.message, f"\nhint: {problem.hint}" if problem.hint else "")
-            logger.error("the reload is refused; the server goes on as before")
         except PreforkError as error:
+            self._log_refusal(error)
+
+    @staticmethod
+    def _log_refusal(error: PreforkError) -> None:
+        if not isinstance(error, ConfigError):
             logger.error("%s; the reload is refused", error.message)
+            return
+        for problem in error.problems:
+            logger.error("%s%s", problem.message, f"\nhint: {problem.hint}" if problem.hint else "")
+        logger.error("the reload is refused; the server goes on as before")
 
     def _reload_by_change(self) -> None:
         if self._supervisor.phase is not Phase.STOPPING:
@@ -236,7 +279,9 @@ class Loop:
     # What workers do.
 
     def _register(self, charge: Charge) -> None:
-        self._selector.register(charge.channel, selectors.EVENT_READ, lambda _mask: self._hear(charge))
+        life = self._supervisor.life(charge.birth)
+        if life is None or not life.lost:
+            self._selector.register(charge.channel, selectors.EVENT_READ, lambda _mask: self._hear(charge))
         self._selector.register(
             charge.stacks_read, selectors.EVENT_READ, lambda _mask: self._take_stacks(charge)
         )
@@ -300,6 +345,8 @@ class Loop:
             elif pid == self._server.guard.pid:
                 self._server.guard.forget()
                 self._server.post_guard()
+            else:
+                self._upgrade.take(pid)
 
     def _mourn(self, charge: Charge, ended: Ended) -> None:
         """Take a worker's last words, then report its death."""

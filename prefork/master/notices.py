@@ -54,6 +54,14 @@ class Notices:
         if notifier is not None and notifier.watchdog is not None:
             self._feed_watchdog(notifier, notifier.watchdog)
 
+    def past(self) -> Word | None:
+        """Return what was said last, for a program that takes over: the manager has heard it from this process."""
+        return self._said
+
+    def resume(self, past: Word | None) -> None:
+        """Go on from what the program before has said last."""
+        self._said = past
+
     def begin_reload(self) -> None:
         """Announce a reload; ``show`` tells how it ends."""
         if self._said is Word.READY:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
+from prefork.errors import ListenError
 from prefork.log import logger
 from prefork.master.charge import Charge
 from prefork.master.server import Death, Server
@@ -41,6 +42,8 @@ def spawn(server: Server, action: actions.Spawn) -> events.Spawned | events.Spaw
             "its scoreboard is full" if isinstance(error, IndexError) else f"cannot fork: {error.strerror}"
         )
         return events.SpawnFailed(action.birth, reason)
+    except ListenError as error:
+        return events.SpawnFailed(action.birth, error.message)
     server.charges[action.birth] = charge
     if charge.child.pidfd is not None:
         server.guard.add(charge.child.pidfd, action.pool.graceful_timeout)

@@ -57,6 +57,7 @@ class Requests:
         feed: takes an event to the supervisor and has done what it decides.
         reload: reads the configuration and begins a rollout; raises PreforkError.
         later: calls a function after so many seconds.
+        upgrade: begins an upgrade, which ends the reply.
 
     """
 
@@ -67,6 +68,7 @@ class Requests:
         feed: Callable[[Event], None],
         reload: Callable[[], None],
         later: Callable[[float, Callable[[], None]], None],
+        upgrade: Callable[[Reply], None],
     ) -> None:
         self._server = server
         self._supervisor = supervisor
@@ -83,6 +85,7 @@ class Requests:
             "stop": self._stop,
             "reopen": self._reopen,
             "stacks": self._stacks,
+            "upgrade": lambda _arguments, reply: upgrade(reply),
         }
 
     def handle(self, request: Request, reply: Reply) -> None:
@@ -109,6 +112,20 @@ class Requests:
                 goes_on = self._supervisor.phase is Phase.RUNNING
                 hint = "the server goes on as before" if goes_on else None
                 reply.error(action.reason, hint, action.traceback)
+
+    def past(self) -> list[tuple[Reply, float]]:
+        """Return who waits for the end of a rollout, and since when; the next program may be the one to tell them."""
+        return self._rollout_waiters
+
+    def resume(self, past: list[tuple[Reply, float]]) -> None:
+        """Tell those as well who have asked the program before."""
+        self._rollout_waiters += past
+
+    def refuse_rollout(self, error: PreforkError) -> None:
+        """Tell whoever waits for a rollout that it does not even begin."""
+        waiters, self._rollout_waiters = self._rollout_waiters, []
+        for reply, _ in waiters:
+            reply.fail(error)
 
     def _reload(self, _arguments: dict[str, Any], reply: Reply) -> None:
         waiter = (reply, time.monotonic())

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from setproctitle import setproctitle
@@ -22,7 +22,8 @@ from prefork.master.guard import Guard
 from prefork.master.listeners import Listeners
 from prefork.master.machine import Accounts, examine
 from prefork.master.oom import OomKills
-from prefork.scoreboard import Board
+from prefork.master.pidfile import PidFile
+from prefork.scoreboard import Board, UnreadableBoard
 from prefork.worker import channel
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Server:
         self.deaths: dict[str, Death] = {}
         self.clock = SteadyClock()
         self.watched = False
+        self.pid_file: PidFile | None = None
         self.began = time.monotonic()
         name = plan.config.master.name
         self.guard = Guard(f"prefork: guard {name}", setproctitle)
@@ -91,6 +93,44 @@ class Server:
         self._title = ""
         self._boards: dict[tuple[str, int], Board] = {}
         self._oom_kills = OomKills()
+
+    def past(self) -> dict[str, Any]:
+        """Return all that a program which takes over needs of this one's; nothing may be held ready now."""
+        assert self.next_plan is None
+        return {
+            "config": self.plan.config,
+            "accounts": self.plan.accounts,
+            "outlets": self.plan.outlets,
+            "generation": self.generation,
+            "listeners": self.listeners.past(),
+            "charges": self.charges,
+            "boards": self._boards,
+            "deaths": self.deaths,
+            "clock": self.clock.past(),
+            "began": self.began,
+            "guard": self.guard.past(),
+        }
+
+    @classmethod
+    def resumed(cls, past: dict[str, Any]) -> Server:
+        """Return what another program of this process has held."""
+        server = cls(Plan(past["config"], past["accounts"], past["outlets"]))
+        server.generation, server.began = past["generation"], past["began"]
+        server.charges, server.deaths, server._boards = past["charges"], past["deaths"], past["boards"]
+        server.listeners.resume(past["listeners"])
+        server.clock.resume(past["clock"])
+        server.guard.resume(past["guard"])
+        server._read_certificates_again()
+        return server
+
+    def _read_certificates_again(self) -> None:
+        """Read what the present configuration speaks TLS by; without it none of its workers can be born any more."""
+        try:
+            certificates = load_certificates(self.config)
+        except ConfigError as error:
+            logger.error("the certificates of generation %s are lost: %s", self.generation, error.message)
+        else:
+            self.plan = msgspec.structs.replace(self.plan, certificates=certificates)
 
     @property
     def config(self) -> Config:
@@ -211,6 +251,8 @@ class Server:
     def contexts_of(self, pool: Pool, certificates: Certificates | None) -> Mapping[int, ssl.SSLContext]:
         """Return what a pool's listeners speak TLS by, those that do, by the descriptors of their sockets."""
         if certificates is None:
+            if speaks_tls(pool):
+                raise ListenError("its certificates could not be read again after an upgrade")
             return {}
         contexts = (
             (listener.socket.fileno(), certificates.context_for(pool, listen))
@@ -222,7 +264,7 @@ class Server:
     def board_for(self, pool: Pool) -> Board:
         """Return the scoreboard of a pool; another number of threads needs another one."""
         key = (pool.name, pool.threads)
-        if key not in self._boards:
+        if key not in self._boards or isinstance(self._boards[key], UnreadableBoard):
             self._boards[key] = Board(ROWS, pool.threads)
             self._boards[key].watch(self.watched)
         return self._boards[key]
@@ -231,9 +273,9 @@ class Server:
         """Let go of scoreboards that no pool and no worker needs any more."""
         used = {id(charge.board) for charge in self.charges.values()}
         wanted = {(pool.name, pool.threads) for pool in self.config.pools.values()}
-        self._boards = {
-            key: board for key, board in self._boards.items() if key in wanted or id(board) in used
-        }
+        for key, board in list(self._boards.items()):
+            if key not in wanted and id(board) not in used:
+                self._boards.pop(key).close()
 
     def watch(self, on: bool) -> None:
         """Let workers know whether the scoreboard is looked at by itself."""
@@ -280,9 +322,14 @@ def draw_up(config: Config) -> Plan:
     return Plan(config, accounts, log.open_outlets(config.log.file, config.log.access), certificates)
 
 
+def speaks_tls(pool: Pool) -> bool:
+    """Tell whether any of a pool's listeners needs a certificate."""
+    return any(pool.tls_at(listen) for listen in pool.listen)
+
+
 def load_certificates(config: Config) -> Certificates | None:
     """Return what a configuration speaks TLS by, None if it does not; raises ConfigError."""
-    if not any(pool.tls_at(listen) for pool in config.pools.values() for listen in pool.listen):
+    if not any(map(speaks_tls, config.pools.values())):
         return None
     # Otherwise OpenSSL would be in the memory of servers that do not need it.
     from prefork.master.certificates import Certificates

@@ -6,12 +6,15 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 
+from prefork import __version__
 from prefork.config.schema import Config
 from prefork.errors import BootError
 from prefork.log import logger
+from prefork.master import upgrade
 from prefork.master.loop import Loop
 from prefork.master.pidfile import PidFile
 from prefork.master.server import Server, draw_up
+from prefork.master.upgrade import Role
 from prefork.supervisor.actions import End
 from prefork.system import process, tree
 from prefork.system.cpus import usable_cpus
@@ -33,12 +36,13 @@ def run(read: Callable[[], Config], source: str) -> int:
 
     """
     process.open_standard_streams()
+    part = upgrade.role()
+    if part is not None and part.verdict is not None:
+        upgrade.rehearse(part, read)
+        return 0
     tree.become_subreaper()
-    config = read()
-    server = Server(draw_up(config))
     with ExitStack() as stack:
-        stack.callback(server.close_outlets)
-        end = _serve(server, read, stack, source)
+        end = _serve(read, stack, source) if part is None else _go_on(part, read, stack, source)
     if end.reason is not None:
         raise BootError(
             end.reason,
@@ -56,10 +60,13 @@ def runtime_directory() -> str:
     return "/run/prefork" if os.geteuid() == 0 else f"/tmp/prefork-{os.geteuid()}"  # noqa: S108 - made with mode 0700, its owner is checked
 
 
-def _serve(server: Server, read: Callable[[], Config], stack: ExitStack, source: str) -> End:
-    config = server.config
+def _serve(read: Callable[[], Config], stack: ExitStack, source: str) -> End:
+    config = read()
+    server = Server(draw_up(config))
+    stack.callback(server.close_outlets)
     if config.master.pid_file is not None:
-        stack.callback(PidFile(config.master.pid_file).close)
+        server.pid_file = PidFile(config.master.pid_file)
+        stack.callback(server.pid_file.close)
     loop = Loop(server, read)
     stack.callback(loop.close)
     stack.callback(loop.control(config.master.control).close)
@@ -68,6 +75,26 @@ def _serve(server: Server, read: Callable[[], Config], stack: ExitStack, source:
     server.judge(server.plan.certificates)
     server.open_listeners(config, ORPHANS_TIME)
     end = loop.run(config)
+    logger.info("the server has ended")
+    return end
+
+
+def _go_on(part: Role, read: Callable[[], Config], stack: ExitStack, source: str) -> End:
+    """Serve on with what the program before has left."""
+    past = upgrade.inherit(part)
+    server = Server.resumed(past["server"])
+    stack.callback(server.close_outlets)
+    if past["pid_file"] is not None:
+        server.pid_file = PidFile(*past["pid_file"])
+        stack.callback(server.pid_file.close)
+    loop = Loop(server, read)
+    stack.callback(loop.close)
+    control = loop.control(past["control"]["path"], past["control"])
+    stack.callback(control.close)
+    logger.info("prefork %s goes on with %s, control socket %s", __version__, source, control.path)
+    stack.callback(_clear_away, server)
+    replies = control.resume(past["control"])
+    end = loop.resume(past, list(zip(replies, past["waiting_since"], strict=True)))
     logger.info("the server has ended")
     return end
 

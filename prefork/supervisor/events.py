@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 import msgspec
 
@@ -47,6 +48,12 @@ class Boot(msgspec.Struct, frozen=True):
     """The server starts with this configuration; its listeners are bound."""
 
     config: Config
+
+
+class Resume(msgspec.Struct, frozen=True):
+    """The server goes on in a new program; ``past`` is what the supervisor of the old one has told of itself."""
+
+    past: dict[str, Any]
 
 
 class Reload(msgspec.Struct, frozen=True):
@@ -181,4 +188,4 @@ WorkerEvent = (
     | Continued
     | Exited
 )
-Event = Boot | Reload | Scale | Shift | Rest | Stop | Busy | Looked | Tick | WorkerEvent
+Event = Boot | Resume | Reload | Scale | Shift | Rest | Stop | Busy | Looked | Tick | WorkerEvent

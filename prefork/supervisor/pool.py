@@ -15,6 +15,7 @@ does all its work within the trial: it has passed when all its workers have ende
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 
@@ -32,6 +33,8 @@ BACKOFF_LIMIT = 30.0
 GOOD_LIFE = 1.0
 # Between the last SYN that was let in and the closing of a listener: time for handshakes that are under way.
 SETTLE = 0.1
+# What a keeper is given, and does not know by itself.
+SURROUNDINGS = {"_births", "_chance"}
 
 
 class Closing(msgspec.Struct):
@@ -78,6 +81,19 @@ class Keeper:
         self._spawn_at: float | None = None
         self._retire_from: float | None = None
         self._leaving: frozenset[Key] = frozenset()
+
+    # What one program of the master tells the next.
+
+    def past(self) -> dict[str, Any]:
+        """Return all that this keeper knows by itself, by the names of its attributes."""
+        return {name: value for name, value in vars(self).items() if name not in SURROUNDINGS}
+
+    @classmethod
+    def resumed(cls, past: dict[str, Any], births: Iterator[int], chance: Callable[[], float]) -> Keeper:
+        """Return a keeper that goes on where another one was, as far as this version knows what that one knew."""
+        keeper = cls(past["name"], births, chance)
+        vars(keeper).update({name: past[name] for name in keeper.past().keys() & past.keys()})
+        return keeper
 
     # What the server decides.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 from itertools import count
+from typing import Any
 
 from prefork.config.listeners import Key, all_keyed
 from prefork.config.order import Order, predecessors
@@ -31,6 +32,8 @@ from prefork.supervisor.worker import Input, Life, State
 
 # While any deadline is armed nobody sleeps longer than this, so that a machine that stands still is noticed.
 LONGEST_SLEEP = 1.0
+# What a supervisor is given, finds out anew at once, or hands on in a form of its own.
+SURROUNDINGS = {"_births", "_chance", "_now", "_kept", "_look_at", "_quiet_looks", "keepers", "departing"}
 
 
 class Phase(Enum):
@@ -121,6 +124,8 @@ class Supervisor:
                 return self._stop(at_once, now)
             case events.Boot(config) | events.Reload(config):
                 return self._reload(config, now)
+            case events.Resume(past):
+                return self._resume(past)
             case events.Rest():
                 return self._rest()
             case events.Shift(by):
@@ -170,6 +175,29 @@ class Supervisor:
             return [Tell("warning", f"{pool}: all its workers are done; a reload starts them anew")]
         keeper.scale(workers)
         return [Tell("info", f"{pool}: {workers} workers wanted")]
+
+    # Upgrades in place: the supervisor of one program goes on where that of the last one was.
+
+    @property
+    def can_be_resumed(self) -> bool:
+        """Whether nothing hangs in the air that only this program could bring to its end."""
+        return self.phase is Phase.RUNNING and self._candidate is None
+
+    def past(self) -> dict[str, Any]:
+        """Return all that a supervisor in another program needs to go on; only while it ``can_be_resumed``."""
+        known = {name: value for name, value in vars(self).items() if name not in SURROUNDINGS}
+        keepers = [keeper.past() for keeper in self.keepers.values()]
+        departing = [keeper.past() for keeper in self.departing]
+        return known | {"births": next(self._births), "keepers": keepers, "departing": departing}
+
+    def _resume(self, past: dict[str, Any]) -> list[Action]:
+        self._births = count(past["births"])
+        keepers = [Keeper.resumed(found, self._births, self._chance) for found in past["keepers"]]
+        self.keepers = {keeper.name: keeper for keeper in keepers}
+        self.departing = [Keeper.resumed(found, self._births, self._chance) for found in past["departing"]]
+        mine = vars(self).keys() - SURROUNDINGS
+        vars(self).update({name: past[name] for name in mine & past.keys()})
+        return self._wake_up()
 
     # Rollouts.
 

@@ -8,7 +8,7 @@ import re
 import resource
 import signal
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from typing import NoReturn
@@ -72,6 +72,54 @@ def fork(run: Callable[[], NoReturn]) -> Child:
         return Child(pid)
     finally:
         signals.unblock_all()
+
+
+def start(
+    arguments: tuple[str, ...], environment: Mapping[str, str], output: int, inherited: Collection[int]
+) -> Child:
+    """Return a child that runs a program in a session of its own, so that no terminal's signal reaches it.
+
+    Args:
+        arguments: the program's path, and what it is told.
+        environment: all of it.
+        output: where its stdout and stderr go; stdin is empty.
+        inherited: the further descriptors that it gets.
+
+    Raises OSError when there is no room for one more process. A program that cannot be run says so on its output.
+
+    """
+    return fork(lambda: _run(arguments, environment, output, inherited))
+
+
+def replace(
+    arguments: tuple[str, ...], environment: Mapping[str, str], inherited: Collection[int]
+) -> NoReturn:
+    """Become another program, which keeps the pid, the children, the blocked signals and the inherited descriptors.
+
+    Raises OSError if it cannot be run: then all is as before.
+    """
+    opened = [descriptor for descriptor in inherited if not os.get_inheritable(descriptor)]
+    try:
+        for descriptor in opened:
+            os.set_inheritable(descriptor, True)
+        execute(arguments[0], arguments, environment)
+    finally:
+        close_on_exec(opened)
+
+
+def close_on_exec(descriptors: Iterable[int]) -> None:
+    """Let no further program have these, as is Python's default; the standard streams are everybody's."""
+    for descriptor in descriptors:
+        if descriptor > 2:
+            os.set_inheritable(descriptor, False)
+
+
+def kill_session(child: Child) -> None:
+    """Kill a child that was started as a program, with all that it has started itself and that stayed with it."""
+    with suppress(ProcessLookupError):
+        child.send_signal(signal.SIGKILL)  # it may not have its session yet
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
 
 
 def reap() -> Iterator[tuple[int, Ended]]:
@@ -231,6 +279,21 @@ def _be_child(run: Callable[[], NoReturn]) -> NoReturn:
         traceback.print_exc()
     finally:
         os._exit(BROKEN)
+
+
+def _run(
+    arguments: tuple[str, ...], environment: Mapping[str, str], output: int, inherited: Collection[int]
+) -> NoReturn:
+    os.setsid()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    close_all_but(inherited)
+    for descriptor in inherited:
+        os.set_inheritable(descriptor, True)
+    signals.reset_for_worker()  # handlers end with this program, and none may speak to the master before
+    signals.unblock_all()
+    execute(arguments[0], arguments, environment)
 
 
 def _open_pidfd(pid: int) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import select
 import signal
 import sys
 from collections.abc import Iterable
@@ -44,6 +45,12 @@ class SignalQueue:
         except BlockingIOError:
             return []
         return [signal.Signals(number) for number in dict.fromkeys(data)]
+
+    def is_empty(self) -> bool:
+        """Return whether none waits to be taken."""
+        poll = select.poll()
+        poll.register(self._read, select.POLLIN)
+        return not poll.poll(0)
 
     def close(self) -> None:
         """Give the wake-up descriptor back; further signals are ignored.

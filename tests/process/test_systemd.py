@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from prefork.errors import CommandError
 from tests.harness import PATIENCE, Server, body_of, fetch, wait_until
 from tests.process.conftest import Start
 
@@ -189,6 +190,28 @@ def test_a_reload_that_fails_ends_in_ready_as_well(
     server.signal(signal.SIGHUP)
     assert words(manager.hear_until("READY")) == ["RELOADING", "READY"]
     assert body_of(server.get()) == b"hello"
+
+
+def test_an_upgrade_keeps_the_inherited_sockets_and_is_announced_as_a_reload(
+    start: Start, tmp_path: Path, manager: Manager, listener: socket.socket
+):
+    write_app(tmp_path)
+    inherit = [("other", manager.socket), ("web", listener)]
+    server = start(HELLO.format(listen="fd:web"), env=manager.environment, inherit=inherit).wait_serving()
+    heard = manager.hear_until("READY")
+    for generation in (2, 3):
+        write_app(tmp_path, str(generation))
+        assert server.ask("upgrade")["generation"] == generation
+        assert body_of(fetch(listener.getsockname())) == str(generation).encode()
+        heard += manager.hear_until("RELOADING")
+        heard += manager.hear_until("READY")
+        assert heard[-1]["MAINPID"] == str(server.process.pid)
+    server.write(HELLO.format(listen="fd:other"))  # still there to be taken, and found to be no listener
+    with pytest.raises(CommandError, match="expected listening stream sockets"):
+        server.ask("reload")
+    assert server.stop() == 0
+    heard += manager.hear_until("STOPPING")
+    assert words(heard)[:5] == ["READY", "RELOADING", "READY", "RELOADING", "READY"]
 
 
 def test_a_failed_first_start_is_never_ready(start: Start, tmp_path: Path, manager: Manager):

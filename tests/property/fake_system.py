@@ -14,11 +14,12 @@ from random import Random
 from prefork.config.listeners import Key, all_keyed, keyed
 from prefork.config.order import predecessors
 from prefork.config.schema import Config, Listen, Log, Master, Pool
+from prefork.master.estate import decode, encode
 from prefork.supervisor import actions, events
 from prefork.supervisor.actions import Action
 from prefork.supervisor.events import Clock, Event, Exit, Pulse
 from prefork.supervisor.server import Phase, Supervisor
-from prefork.supervisor.worker import State
+from prefork.supervisor.worker import Life, State
 from prefork.units import Address, Share, TcpAddress
 
 PORTS = [TcpAddress("127.0.0.1", port) for port in (8000, 8001, 8002)]
@@ -155,6 +156,20 @@ class FakeSystem:
         assert self._ticks < SPINNING, "the loop spins"
         self.tell(events.Tick())
 
+    def upgrade(self) -> bool:
+        """Let another program's supervisor go on, with what can be written down; return whether that is possible now."""
+        if not self.supervisor.can_be_resumed:
+            return False
+        past, _ = decode(encode(self.supervisor.past())[0], live=False)
+        lives = self._all_lives()
+        self.supervisor = Supervisor(self.random.random)
+        self.tell(events.Resume(past))
+        assert self._all_lives() == lives
+        return True
+
+    def _all_lives(self) -> dict[int, Life]:
+        return {life.birth: life for life in self.supervisor._lives() if life.state is not State.FORKING}
+
     # What happens by itself.
 
     def plan(self, event: Event, after: float) -> None:
@@ -188,7 +203,9 @@ class FakeSystem:
         if isinstance(event, events.Looked):
             self._finish_request(event.pulses[0])
             return
-        assert not isinstance(event, (events.Boot, events.Reload, events.Scale, events.Shift, events.Rest))
+        assert not isinstance(
+            event, (events.Boot, events.Resume, events.Reload, events.Scale, events.Shift, events.Rest)
+        )
         assert not isinstance(event, (events.Stop, events.Busy, events.Tick))
         process = self.processes.get(event.birth)
         if process is None or (process.halted and not isinstance(event, events.Exited)):

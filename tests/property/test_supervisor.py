@@ -125,6 +125,12 @@ class Histories(RuleBasedStateMachine):
         assert self.system.wanted is not None
         self.system.tell(Reload(self.system.wanted))
 
+    @rule(new=st.none() | configs(broken=True))
+    def upgrade(self, new: Config | None) -> None:
+        """Another program goes on, then reloads; or finds a file that it cannot read."""
+        if self.system.upgrade() and new is not None:
+            self.system.tell(Reload(new))
+
     @rule(name=st.sampled_from(["web", "api", "mail"]), workers=st.integers(-1, 5))
     def scale(self, name: str, workers: int) -> None:
         self.system.tell(Scale(name, workers))

@@ -72,12 +72,12 @@ def test_every_command_has_a_summary_that_is_not_cut_off(capsys: Captured) -> No
     assert run_command(["--help"]) == 0
     out = capsys.readouterr().out
     commands = [line.split()[0] for line in out.split("Commands:\n")[1].splitlines()]
-    assert " ".join(commands) == "run check init schema status reload scale stop reopen stacks"
+    assert " ".join(commands) == "run check init schema status reload upgrade scale stop reopen stacks"
     assert "..." not in out.split("Commands:")[1]
 
 
 @pytest.mark.parametrize(
-    "arguments", [["status"], ["reload"], ["stop"], ["reopen"], ["stacks"], ["status", "--json"]]
+    "arguments", [["status"], ["reload"], ["upgrade"], ["stop"], ["reopen"], ["stacks"], ["status", "--json"]]
 )
 def test_a_target_without_a_server_is_a_failure_with_a_hint(
     folder: str, arguments: list[str], capsys: Captured

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import selectors
 import socket
 import stat
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from prefork.control.messages import MAX_REQUEST
-from prefork.control.server import MAX_CLIENTS, MAX_UNREAD, ControlServer
+from prefork.control.server import MAX_CLIENTS, MAX_UNREAD, ControlServer, Reply
 from prefork.errors import BootError, ConfigError, ListenError, Problem
 from tests.unit.room import Room
 
@@ -348,6 +349,62 @@ def test_a_path_too_long_is_an_error_that_names_it(folder: str) -> None:
         ListenError, match=r"cannot listen on the control socket .*x{120}: AF_UNIX path too long"
     ):
         ControlServer(path, lambda *_: None, owner_uid=0)
+
+
+def go_on(room: Room, awaiting: list[Reply]) -> list[Reply]:
+    """Let another server take over, as that of the next program does, and return the replies it has to end."""
+    past = room.server.past(awaiting)
+    room.selector.close()
+    room.selector = selectors.DefaultSelector()
+    room.server = ControlServer(room.path, room.answer, owner_uid=os.geteuid(), listener=past["listener"])
+    room.server.register(room.selector)
+    return room.server.resume(past)
+
+
+def test_who_waits_is_answered_by_the_next_program(room: Room) -> None:
+    with connected(room) as first, connected(room) as second:
+        ask(room, first, id=1, command="reload")
+        ask(room, second, id=1, command="reload")
+        ask(room, second, id=2, command="upgrade")
+        _, other, upgrade = (reply for _, reply in room.asked)
+        upgrade.progress("trying")
+        replies = go_on(room, [upgrade, other])
+        replies[0].result({"generation": 2})
+        replies[1].result({"generation": 3})
+        assert heard(second) == [
+            {"id": 2, "progress": "trying"},
+            {"id": 2, "result": {"generation": 2}},
+            {"id": 1, "result": {"generation": 3}},
+        ]
+        (told,) = heard(first)
+        assert told["error"]["message"] == "the server was upgraded in the meantime"
+
+
+def test_half_a_request_is_completed_in_the_next_program(room: Room) -> None:
+    with connected(room) as client:
+        client.sendall(b'{"id": 7, "comm')
+        room.settle()
+        go_on(room, [])
+        client.sendall(b'and": "status"}\n')
+        room.settle()
+        assert [request.id for request, _ in room.asked] == [7]
+
+
+def test_who_has_shut_its_half_and_who_comes_later_are_served_by_the_next_program(room: Room) -> None:
+    with connected(room) as client:
+        ask(room, client, id=1, command="upgrade")
+        client.shutdown(socket.SHUT_WR)
+        room.settle()
+        (reply,) = go_on(room, [room.asked[0][1]])
+        assert room.watched() == 0
+        reply.result({})
+        room.settle()
+        assert heard(client) == [{"id": 1, "result": {}}, "end"]
+    with connected(room) as later:
+        ask(room, later, id=1, command="status")
+        assert len(room.asked) == 2
+    room.server.close()
+    assert not os.path.exists(room.path)
 
 
 def test_closing_removes_the_path_and_ends_every_client(folder: str) -> None:

@@ -75,3 +75,15 @@ def test_a_deadline_fixed_before_a_loss_is_moved_and_one_fixed_after_it_is_not(m
     after = machine.seconds
     assert machine.clock.adjust(before, before + 10) - machine.began == pytest.approx(10)
     assert machine.clock.adjust(after, after + 10) - machine.clock.now() == pytest.approx(10)
+
+
+def test_another_program_counts_on(machine: Machine) -> None:
+    machine.sleep(7, meant=2)
+    armed = machine.seconds
+    machine.sleep(5, meant=1)
+    past = machine.clock.past()
+    machine.seconds += LATE + 1  # nobody looked while it began
+    machine.clock = SteadyClock(lambda: machine.seconds)
+    machine.clock.resume(past)
+    assert machine.counted == 3
+    assert machine.clock.adjust(armed, armed + 10) == pytest.approx(machine.began + 2 + 10)

@@ -48,6 +48,7 @@ def ask_stacks(state: State) -> tuple[Any, list[dict[str, Any]]]:
         cast(Any, None),
         cast(Any, None),
         later,
+        cast(Any, None),
     )
     requests.handle(
         Request(1, "stacks", {"worker": None}), cast(Any, SimpleNamespace(result=results.append, error=print))

@@ -34,6 +34,7 @@ from prefork.supervisor.events import (
     Ready,
     Reload,
     Rest,
+    Resume,
     Scale,
     Shift,
     SpawnFailed,
@@ -267,6 +268,115 @@ class TestReload:
         house.tell(Reload(config(API, WEB)))
         house.ready(3, 4)
         assert list(house.supervisor.keepers) == ["api", "web"]
+
+
+def resumed(house: House) -> House:
+    """Let another program's supervisor go on with what this one tells of itself."""
+    assert house.supervisor.can_be_resumed
+    past, house.supervisor = house.supervisor.past(), House().supervisor
+    house.tell(Resume(past))
+    return house
+
+
+class TestResume:
+    def test_everybody_is_known_and_nobody_is_told_anything(self) -> None:
+        house = serving(pool(workers=2), API)
+        house.tell(Scale("web", 3))
+        house.tell(Exited(house.births(name="api")[0], SHOT))
+        before = {life.birth: life for life in house.supervisor._lives()}
+        keepers = [keeper.past() for keeper in house.supervisor.keepers.values()]
+        resumed(house)
+        assert {life.birth: life for life in house.supervisor._lives()} == before
+        assert [keeper.past() for keeper in house.supervisor.keepers.values()] == keepers
+        assert house.supervisor.phase is Phase.RUNNING
+        assert only(Spawn, house.actions) == only(Drain, house.actions) == []
+
+    def test_it_looks_at_the_scoreboard_at_once_and_keeps_what_is_open(self) -> None:
+        house = resumed(serving())
+        assert one(Watch, house.actions) == Watch(True)
+        assert one(KeepListeners, house.actions) == KeepListeners(frozenset({A, B}))
+        assert only(Look, house.actions) == [Look()]
+
+    def test_births_and_generations_are_counted_on(self) -> None:
+        house = resumed(serving())
+        old = house.births()
+        house.tell(Reload(config(WEB, API)))
+        assert house.supervisor.generation == 2
+        assert min(house.births(2) + house.births(2, "api")) > max(old)
+
+    def test_the_rollout_of_the_new_program_replaces_the_old_workers(self) -> None:
+        house = resumed(serving(WEB))
+        (old,) = house.births()
+        house.tell(Reload(config(WEB)))
+        actions = house.ready(*house.births(2))
+        assert one(Adopt, actions).generation == 2
+        assert one(Drain, actions).birth == old
+        assert one(EndRollout, house.leave(old)) == EndRollout(2)
+
+    def test_if_that_fails_old_workers_are_replaced_by_others_like_them(self) -> None:
+        house = resumed(serving(WEB))
+        (old,) = house.births()
+        house.tell(Reload(config(pool("web", threads=4))))
+        assert one(EndRollout, house.fail(*house.births(2))).reason is not None
+        spawned = one(Spawn, house.tell(Exited(old, SHOT)))
+        assert (spawned.pool, spawned.generation) == (WEB, 1)
+
+    def test_who_drains_has_no_more_time_than_before(self) -> None:
+        house = serving(pool(workers=2))
+        house.tell(Scale("web", 1))
+        deadline = house.supervisor.next_deadline()
+        drained = one(Drain, house.actions).birth
+        resumed(house)
+        house.tell(Looked(()))
+        house.tell(Looked(()))
+        life = house.supervisor.life(drained)
+        assert life is not None
+        assert life.deadline == house.now + life.pool.graceful_timeout
+        assert deadline is not None
+        house.wait(life.pool.graceful_timeout, Tick())
+        assert one(DumpStacks, house.actions) == DumpStacks(drained)
+
+    def test_a_removed_pool_goes_on_leaving(self) -> None:
+        house = serving()
+        house.tell(Reload(config(WEB)))
+        house.ready(*house.births(2))
+        house.leave(1)
+        resumed(house)
+        house.wait(SETTLE, Tick())
+        assert one(Drain, house.actions).birth == 2
+        assert one(EndRollout, house.leave(2)) == EndRollout(2)
+
+    def test_an_address_that_a_pool_leaves_stays_open_until_its_queue_is_empty(self) -> None:
+        house = serving(pool(at=[A, B]))
+        house.tell(Reload(config(WEB)))
+        house.ready(*house.births(2))
+        resumed(house)
+        assert one(KeepListeners, house.actions) == KeepListeners(frozenset({A, B}))
+        assert one(Drain, house.wait(SETTLE, Tick())).empty_queue
+        assert one(KeepListeners, house.tell(LeftQueue(1))) == KeepListeners(frozenset({A}))
+
+    def test_it_is_not_possible_while_a_verdict_is_due_or_the_server_stops(self) -> None:
+        house = booted(WEB)
+        assert not house.supervisor.can_be_resumed
+        house.ready(1)
+        assert house.supervisor.can_be_resumed
+        house.tell(Reload(config(WEB)))
+        assert not house.supervisor.can_be_resumed
+        house.ready(*house.births(2))
+        assert house.supervisor.can_be_resumed
+        house.tell(Stop())
+        assert not house.supervisor.can_be_resumed
+
+    def test_what_another_version_told_and_this_one_does_not_know_is_left_out(self) -> None:
+        house = serving(WEB)
+        past = house.supervisor.past()
+        del past["keepers"][0]["restarts"]
+        past["keepers"][0]["sparkle"] = past["sparkle"] = 5
+        house.supervisor = House().supervisor
+        house.tell(Resume(past))
+        assert house.supervisor.keepers["web"].restarts == 0
+        assert not hasattr(house.supervisor, "sparkle")
+        assert not hasattr(house.supervisor.keepers["web"], "sparkle")
 
 
 class TestOrders:
