@@ -366,7 +366,7 @@ class Loop:
             pass
         for descriptor in (charge.channel, charge.stacks_read, charge.child.pidfd):
             self._unregister(descriptor)
-        if ended.signal is not None and charge.pool.kind == "command":
+        if charge.pool.kind == "command":
             program.end_remains(charge.snapshot().pid, charge.identity)
         charge.peak_memory = max(charge.peak_memory, ended.peak_memory)
         oom = ended.signal == "SIGKILL" and self._server.oom_killer_struck()

@@ -85,7 +85,7 @@ def kill_below(root: int) -> None:
 
 
 def kill_marked(root: int, session: int, mark: str) -> None:
-    """Kill of those below one who belongs to a session, or was started with ``mark`` (NAME=value) in its environment.
+    """Kill of one's children who belongs to a session, or was started with ``mark`` (NAME=value) in its environment.
 
     With each of them goes who is below it. Session 0 is nobody's: the kernel's threads have it, and who came from
     outside of a pid namespace (pid_namespaces(7)).
@@ -119,9 +119,7 @@ def _children_by_threads(parent: int) -> Iterator[int]:
 
 
 def _marked(root: int, session: int, mark: str) -> list[Process]:
-    return [
-        process for process in below(root) if 0 < session == process.session or _has_mark(process.pid, mark)
-    ]
+    return [child for child in _children(root) if 0 < session == child.session or _has_mark(child.pid, mark)]
 
 
 def _has_mark(pid: int, mark: str) -> bool:

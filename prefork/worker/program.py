@@ -51,7 +51,7 @@ SHELLS = 128
 
 
 def end_remains(program: int, identity: Identity) -> None:
-    """Kill what a program has started whose worker is dead, and could not do so itself. It is below the master by now.
+    """Kill what a program has started whose worker is dead, if that could not do so itself: the master has it by now.
 
     ``program`` is the program's pid (0 if that is not known), and ``identity`` its worker's. Who has left its session
     and wiped its environment is not found.

@@ -123,7 +123,7 @@ def test_a_program_that_never_says_it_is_ready_is_ended_with_all_its_processes(s
 
 def test_a_program_that_says_it_stops_is_replaced_before_it_has_ended(start, tmp_path):
     verbs = [f"await={tmp_path}/go", "stopping", f"await={tmp_path}/end"]
-    server = start(pool("polite=TERM", "ready", *verbs)).wait_serving()
+    server = start(pool("polite=TERM", "ready", *verbs, listen=LISTEN)).wait_serving()
     (first,) = server.pids()
     (tmp_path / "go").touch()
     wait_until(
