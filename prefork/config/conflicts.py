@@ -80,11 +80,14 @@ def _complain_of_foreign(document: Document, path: Path, option: Option, kind: s
 
 def _check_listeners(document: Document, pool: Pool) -> None:
     path: Path = ("pool", pool.name, "listen")
-    table = document.values["pool"][pool.name]
-    # Asked of the document: a pool whose command has a wrong value has another kind here.
-    if not {"task", "command"} & table.keys() and table.get("listen", []) == []:
+    if _serves(document, pool) and document.values["pool"][pool.name].get("listen", []) == []:
         hint = 'write listen = ["127.0.0.1:8000"]'
         document.complain(path, "at least one address", "none", hint, about=path)
+
+
+def _serves(document: Document, pool: Pool) -> bool:
+    """Return whether a pool is there for clients alone; one of a kind that is not may be written wrongly."""
+    return not any(kind in document.values["pool"][pool.name] for kind in KINDS if kind not in SERVING)
 
 
 def _check_figures(document: Document, pool: Pool) -> None:
@@ -97,7 +100,7 @@ def _check_figures(document: Document, pool: Pool) -> None:
 def _check_ends(document: Document, pool: Pool) -> None:
     """Refuse ends that never come, or come at once, where that cannot be meant."""
     path: Path = ("pool", pool.name)
-    if pool.restart == "once" and pool.kind in SERVING:
+    if pool.restart == "once" and _serves(document, pool):
         expected, found = "this in a pool whose work has an end", f"a pool with {pool.kind}"
         hint = "a task that runs once is a pool of its own: [pool.NAME] with task and restart"
         document.complain((*path, "restart"), expected, found, hint)

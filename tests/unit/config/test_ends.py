@@ -19,6 +19,11 @@ def test_a_task_needs_no_listener():
     )
 
 
+def test_a_task_that_is_written_wrongly_is_told_once():
+    ((message, _),) = problems('[pool.mail]\ntask = "shop"\nrestart = "once"\n')
+    assert message == ':2: [pool.mail] task: expected "module:attribute", found "shop"'
+
+
 @pytest.mark.parametrize(
     "line",
     [
