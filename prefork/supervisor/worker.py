@@ -128,11 +128,11 @@ class Life(msgspec.Struct):
         """Whether this worker holds a place in its pool.
 
         One that fails to boot does so until it is gone, so that nobody else is tried before the pool backs off. So does
-        one that ends unasked, where its end decides about a successor, or nobody waits in a queue for one.
+        one that ends unasked, where its end decides about a successor; and a task, whose work is not done twice at a time.
         """
         if self.state in (State.FORKING, State.STARTING, State.READY):
             return True
-        is_awaited = self.ready_at is None or self.pool.restart != "always" or not self.pool.listen
+        is_awaited = self.ready_at is None or self.pool.restart != "always" or self.pool.kind == "task"
         return self.state is not State.GONE and not self.asked and is_awaited
 
     @property

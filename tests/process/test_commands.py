@@ -384,6 +384,6 @@ def test_reloads_of_programs_leave_no_descriptor_behind(start):
         for _ in range(5):
             server.ask("reload")
         wait_until(lambda: len(children_of(master)) == 2, "the old ones are gone")
-        server.status()
         held.append(len(descriptors_of(master)))
-    assert held[0] == held[1]
+    # The master may just be about to close the last connection of the control socket.
+    wait_until(lambda: len(descriptors_of(master)) <= held[0], "nothing is left behind")

@@ -90,7 +90,7 @@ class TestRestart:
         assert only(Spawn, house.tell(LeftQueue(1))) == []
         assert one(Spawn, house.tell(Exited(1, FAILURE))).slot == 0
 
-    def test_nobody_waits_for_a_task_so_its_successor_waits_for_its_end(self) -> None:
+    def test_the_work_of_a_task_is_not_done_twice_at_a_time(self) -> None:
         house = serving(task())
         assert only(Spawn, house.tell(LeftQueue(1))) == []
         assert one(Spawn, house.tell(Exited(1, CLEAN))).slot == 0
