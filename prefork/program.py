@@ -22,14 +22,14 @@ from prefork.errors import BootError, ConfigError, PreforkError, Problem, UsageE
 from prefork.handlers import context
 from prefork.handlers.load import give
 from prefork.log import logger
-from prefork.master import start
+from prefork.master import start, upgrade
 
 POOL = "main"
 
 
 def serve(
     handle: object,
-    listen: str | list[str] | list[dict[str, Any]] = "127.0.0.1:7000",
+    listen: str | list[str] | list[dict[str, Any]] | None = "127.0.0.1:7000",
     workers: int | str = 4,
     threads: int = 1,
     *,
@@ -38,14 +38,15 @@ def serve(
 ) -> int:
     """Run a server of one pool, without a file, until it is told to stop; return its exit code.
 
-    A reload replaces all workers, but their code stays what the program had loaded when it called this.
+    A reload replaces all workers, but their code stays what the program had loaded when it called this. An upgrade in
+    place executes the whole program anew.
 
     Args:
         handle: what each worker runs: a function, a class, an application; or ``"module:attribute"``, to be imported.
-        listen: an address, or a list as in the TOML file.
+        listen: an address, or a list as in the TOML file; None for what has no clients, such as a task.
         workers: how many processes, or ``"auto"``.
         threads: how many connections or requests each of them handles at once.
-        kind: what ``handle`` is: the name of a pool's key, as in ``"handler"`` or ``"wsgi"``.
+        kind: what ``handle`` is: the name of a pool's key, as in ``"handler"``, ``"wsgi"`` or ``"task"``.
         more: further keys of a pool, as in ``request_timeout=60``.
 
     Raises what ``run`` does.
@@ -56,7 +57,8 @@ def serve(
         raise ConfigError([Problem(f"kind: expected one of {', '.join(known)}, found {kind!r}")])
     addresses = [listen] if isinstance(listen, str) else listen
     application = handle if isinstance(handle, str) else _name_of(handle)
-    pool = {kind: application, "listen": addresses, "workers": workers, "threads": threads, **more}
+    pool = {kind: application, "listen": addresses, "workers": workers, **more}
+    pool |= {"threads": threads} if threads != 1 else {}  # which not every kind has
     with give(application, handle):
         return run({"pool": {POOL: pool}})
 
@@ -75,12 +77,16 @@ def run(config: str | os.PathLike[str] | Mapping[str, Any] | Config) -> int:
     read, name = _reader(config)
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.flush()  # or each worker would write it as well
+    rehearses = os.environ.get(upgrade.VARIABLE, "").startswith(upgrade.REHEARSE)
     try:
         with _process_as_it_was():
-            return start.run(read, name)
+            code = start.run(read, name)
     except PreforkError as error:
         _explain(error)
         raise
+    if rehearses:  # before an upgrade: what the program does after its server is not for this process to do
+        raise SystemExit(code)
+    return code
 
 
 def _check_place() -> None:

@@ -174,10 +174,13 @@ class Server:
             self.next_plan.outlets.close()
             self.next_plan = None
 
-    def close_outlets(self) -> None:
-        """Close the logs' files; nothing is logged any more."""
+    def close(self) -> None:
+        """Close the logs' files and the scoreboards: nothing is logged any more, and nobody is left to write."""
         self.withdraw()
         self.plan.outlets.close()
+        for board in self._boards.values():
+            board.close()
+        self._boards.clear()
 
     def adopt(self, generation: int) -> None:
         """Let the plan of a generation count; one that is held ready may be of a later generation still."""

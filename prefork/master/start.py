@@ -63,7 +63,7 @@ def runtime_directory() -> str:
 def _serve(read: Callable[[], Config], stack: ExitStack, source: str) -> End:
     config = read()
     server = Server(draw_up(config))
-    stack.callback(server.close_outlets)
+    stack.callback(server.close)
     if config.master.pid_file is not None:
         server.pid_file = PidFile(config.master.pid_file)
         stack.callback(server.pid_file.close)
@@ -83,7 +83,7 @@ def _go_on(part: Role, read: Callable[[], Config], stack: ExitStack, source: str
     """Serve on with what the program before has left."""
     past = upgrade.inherit(part)
     server = Server.resumed(past["server"])
-    stack.callback(server.close_outlets)
+    stack.callback(server.close)
     if past["pid_file"] is not None:
         server.pid_file = PidFile(*past["pid_file"])
         stack.callback(server.pid_file.close)

@@ -27,7 +27,9 @@ def own_addresses(config: str) -> list[str]:
 
 @pytest.mark.parametrize("file", sorted(CONF.glob("*.toml")), ids=lambda file: file.name)
 def test_every_file_in_conf_passes_check_and_runs(start, tmp_path, file):
-    config = file.read_text()
+    (tmp_path / "prefork").symlink_to(CONF.parent / "prefork")  # commands name files of the project's folder
+    # In the reference that program stands for the user's own.
+    config = file.read_text().replace('["node", "assets.js"]', '["sleep", "99"]')
     (tmp_path / file.name).write_text(config)
     options = [*own_addresses(config), "--set", f"master.control={tmp_path}/control.sock"]
     check = subprocess.run(
@@ -40,7 +42,7 @@ def test_every_file_in_conf_passes_check_and_runs(start, tmp_path, file):
     )
     assert (check.returncode, check.stderr) == (0, "")
     server = start(config, *options).wait_serving()
-    assert all(pool["ready"] == pool["wanted"] for pool in server.status()["pools"])
+    assert [pool["degraded"] for pool in server.status()["pools"] if pool["degraded"]] == []
     assert server.stop() == 0
 
 

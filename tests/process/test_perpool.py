@@ -183,3 +183,15 @@ def test_every_unknown_account_is_told_at_once(start):
         "a user of this machine, found 'nobody-at-all'",
         "a group of this machine, found 'none-such'",
     ]
+
+
+@ROOT
+def test_a_program_is_what_its_pool_says(start, open_folder):
+    (open_folder / "own").mkdir()
+    script = "echo user $(id -u) group $(id -g) files $(ulimit -n) nice $(nice) in $(pwd); grep NoNewPrivs /proc/self/status; exec sleep 99"
+    own = f'user = "games"\nnice = -2\ndirectory = "own"\nno_new_privs = true\nlimits.nofile = 300\ncommand = {["sh", "-c", script]}\n'
+    server = start(f"[pool.own]\n{own}", folder=open_folder)
+    server.wait_for(rf"user 5 group 60 files 300 nice -2 in {open_folder}/own$")
+    server.wait_for(r"NoNewPrivs:\s+1")
+    server.wait_serving()
+    assert server.stop() == 0

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from prefork.errors import CommandError
 from tests.harness import PATIENCE, Server, body_of, read_to_end, wait_until
 
 # Whatever is not in front of the guard is the test's own.
@@ -68,17 +67,20 @@ def test_a_function_that_cannot_be_imported_is_served_reloaded_and_stopped(launc
     assert server.stop() == 0
 
 
-def test_an_upgrade_runs_the_script_anew(launch, tmp_path):
-    server = launch(SERVES).wait_serving()
+def test_an_upgrade_takes_the_newest_program(launch, tmp_path):
+    text = SERVES.replace('sys.exit(main("spoken"))', 'main("spoken")\n    open("after", "w").close()')
+    server = launch(text).wait_serving()
     assert said(server) == b"spoken 1"
-    (tmp_path / "shop_server.py").write_text(SERVES.replace("spoken", "written anew"))
-    assert server.ask("upgrade")["generation"] == 2
-    assert said(server) == b"written anew 1"
-    (tmp_path / "shop_server.py").write_text(SERVES + "def broken(:\n")
-    with pytest.raises(CommandError, match="would not run: SyntaxError"):
-        server.ask("upgrade")
-    assert said(server) == b"written anew 2"
+    (tmp_path / "shop_server.py").write_text("1 / 0\n")
+    failed = server.run("upgrade")
+    assert (failed.returncode, "ZeroDivisionError" in failed.stderr) == (1, True)
+    (tmp_path / "shop_server.py").write_text(text.replace("spoken", "louder"))
+    upgraded = server.run("upgrade")
+    assert upgraded.returncode == 0, upgraded.stderr
+    assert said(server) == b"louder 1"
+    assert not (tmp_path / "after").exists()  # a rehearsal ends where its server would
     assert server.stop() == 0
+    assert (tmp_path / "after").exists()
 
 
 def test_the_end_gives_everything_back_and_a_second_server_can_follow(launch, tmp_path):
@@ -145,6 +147,20 @@ if __name__ == "__main__":
 """
     server = launch(text).wait_serving()
     assert body_of(server.get()) == b"ok"
+    assert server.stop() == 0
+
+
+def test_a_task_needs_no_listener(launch):
+    text = """
+import pathlib, prefork
+def run(worker):
+    pathlib.Path("ran").write_text(str(worker))
+    worker.stopping.wait()
+if __name__ == "__main__":
+    prefork.serve(run, None, 1, kind="task")
+"""
+    server = launch(text).wait_serving()
+    wait_until((server.folder / "ran").exists, "it runs")
     assert server.stop() == 0
 
 
