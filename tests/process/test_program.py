@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from prefork.errors import CommandError
 from tests.harness import PATIENCE, Server, body_of, read_to_end, wait_until
 
 # Whatever is not in front of the guard is the test's own.
@@ -64,6 +65,19 @@ def test_a_function_that_cannot_be_imported_is_served_reloaded_and_stopped(launc
     (tmp_path / "shop_server.py").write_text("raise RuntimeError('nobody reads this')\n")
     assert server.run("reload").returncode == 0
     assert said(server) == b"spoken 1"  # a new worker, with the code and the state of the beginning
+    assert server.stop() == 0
+
+
+def test_an_upgrade_runs_the_script_anew(launch, tmp_path):
+    server = launch(SERVES).wait_serving()
+    assert said(server) == b"spoken 1"
+    (tmp_path / "shop_server.py").write_text(SERVES.replace("spoken", "written anew"))
+    assert server.ask("upgrade")["generation"] == 2
+    assert said(server) == b"written anew 1"
+    (tmp_path / "shop_server.py").write_text(SERVES + "def broken(:\n")
+    with pytest.raises(CommandError, match="would not run: SyntaxError"):
+        server.ask("upgrade")
+    assert said(server) == b"written anew 2"
     assert server.stop() == 0
 
 

@@ -306,15 +306,14 @@ def test_a_new_program_that_fails_after_all_leaves_nobody_behind(start, tmp_path
     server.wait_all_gone()
 
 
-def test_an_interpreter_that_is_gone_changes_nothing(start, tmp_path, monkeypatch):
+def test_an_interpreter_that_is_gone_changes_nothing(start, tmp_path):
     """Found out by the rehearsal; and if it goes away after that, execve(2) fails and all is as before."""
     interpreter, away = tmp_path / "python", tmp_path / "away"
     interpreter.symlink_to(os.path.realpath(sys.executable))
-    monkeypatch.setattr("tests.harness.PREFORK", [str(interpreter), *PREFORK[1:]])
     environment, gate = held_new_program(tmp_path, "rehearse")
     environment["PYTHONPATH"] += os.pathsep + os.pathsep.join(filter(None, sys.path))
-    server = start(WEB, env=environment).wait_serving()
-    monkeypatch.undo()
+    command = [str(interpreter), *PREFORK[1:], "run", "server.toml"]
+    server = start(WEB, env=environment, command=command).wait_serving()
     interpreter.rename(away)
     assert_unchanged(server, server.pids(), "would not run: FileNotFoundError")
     away.rename(interpreter)

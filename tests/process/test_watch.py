@@ -65,6 +65,20 @@ def test_an_edit_is_served_and_a_syntax_error_survived(start, edit, tmp_path):
     assert not is_alive(watcher)
 
 
+def test_an_upgrade_starts_another_watcher(start, edit):
+    server = begin(start)
+    before = watcher_of(server)
+    assert server.ask("upgrade")["generation"] == 2
+    server.wait_for("watching .*src/", 2)
+    wait_until(lambda: not is_alive(before), "the old one is gone")
+    assert watcher_of(server) != before
+    edit(OWN.format("three"))
+    server.wait_serving(3)
+    assert said(server) == b"three"
+    assert "Z" not in children_of(server.process.pid).values()
+    assert server.stop() == 0
+
+
 def test_a_new_file_in_a_new_folder_counts_and_no_other_file_does(start, edit, tmp_path):
     server = begin(start)
     for other in ("src/notes.txt", "src/.git/a.py", "src/__pycache__/a.py", "src/own.pyc", "a.py"):
