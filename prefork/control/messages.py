@@ -127,7 +127,8 @@ class Death(msgspec.Struct):
 class PoolStatus(msgspec.Struct):
     """One pool; ``degraded`` says why it cannot have its wanted workers.
 
-    ``done`` are those of them that have ended for good, ``waits_for`` the pools that its new generation comes after.
+    ``done`` are those of them that have ended for good, ``waits_for`` the pools that its new generation comes after,
+    ``size_range`` between which numbers it scales by load.
     """
 
     name: str
@@ -142,6 +143,7 @@ class PoolStatus(msgspec.Struct):
     workers: list[WorkerStatus]
     done: int = 0
     waits_for: list[str] = []
+    size_range: tuple[int, int] | None = None
 
 
 class ServerStatus(msgspec.Struct):

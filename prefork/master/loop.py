@@ -20,6 +20,7 @@ from prefork.control.server import ControlServer
 from prefork.errors import CommandError, ConfigError, PreforkError
 from prefork.log import logger
 from prefork.master.charge import Charge
+from prefork.master.doorbell import Doorbell
 from prefork.master.notices import Notices
 from prefork.master.perform import PERFORM
 from prefork.master.requests import Requests
@@ -57,6 +58,9 @@ class Loop:
         self._selector = selectors.DefaultSelector()
         self._requests = Requests(server, self._supervisor, self._feed, self._reload, self._later)
         self._watcher = Watcher(setproctitle, self._selector, self._reload_by_change, self._later)
+        self._doorbell = Doorbell(
+            self._selector, server.listeners, lambda key: self._feed(events.Knocked(key))
+        )
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_numbers = count()
         self._notices = Notices(notifier(os.environ), self._supervisor, self._later)
@@ -152,6 +156,9 @@ class Loop:
                 return None
             case actions.EndRollout():
                 self._end_rollout(action)
+                return None
+            case actions.AwaitClients(addresses):
+                self._doorbell.watch(addresses)
                 return None
             case actions.Tell():
                 self._requests.tell(action)
@@ -274,6 +281,8 @@ class Loop:
                 return events.Failed(charge.birth, reason, traceback)
             case channel.Draining():
                 return events.LeftQueue(charge.birth)
+            case channel.Spent(limit):
+                return events.Spent(charge.birth, f"max_requests {limit:,}")
             case _:
                 return events.Busy()
 

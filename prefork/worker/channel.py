@@ -61,6 +61,12 @@ class Draining(Message, frozen=True):
     """Worker: it has left the queue of its listeners; what is in flight is being finished."""
 
 
+class Spent(Message, frozen=True):
+    """Worker: it has served as many requests as it was to serve, and goes on until it is told to drain."""
+
+    max_requests: int
+
+
 class Drain(Message, frozen=True):
     """Master: leave the queue, finish what is in flight within ``grace`` seconds, and exit.
 
@@ -83,7 +89,7 @@ class WriteLogs(Message, frozen=True):
     """Master: write what has been collected for the access log; this process may be about to be killed."""
 
 
-FromWorker = Ready | BootFailed | Failed | Busy | Draining
+FromWorker = Ready | BootFailed | Failed | Busy | Draining | Spent
 FromMaster = Drain | Leave | ReopenLogs | WriteLogs
 
 _from_worker = msgspec.msgpack.Decoder(FromWorker)
