@@ -39,7 +39,7 @@ MOMENT = 0.01
 LAYOUT = 1
 # Words of the header, of a row's figures and of a lane.
 WATCHED, USED = range(2)
-STATE, PID, CONNECTIONS, BUSY, SINCE, DEADLINE = range(6)
+STATE, PID, CONNECTIONS, BUSY, SINCE, DEADLINE, BUSY_TIME = range(7)
 SEQUENCE, REQUESTS = range(2)
 
 
@@ -73,6 +73,12 @@ class Snapshot(msgspec.Struct, frozen=True):
     since: float
     deadline: float
     current: tuple[Request, ...]
+    busy_since: float = 0.0
+    busy_time: float = 0.0
+
+    def busy_for(self, now: float) -> float:
+        """Return for how many seconds of its life the worker could take no further request."""
+        return self.busy_time + (max(0.0, now - self.busy_since) if self.busy_since else 0.0)
 
 
 class Board:
@@ -153,6 +159,8 @@ class Board:
             since=self.times[first + SINCE],
             deadline=self.times[first + DEADLINE],
             current=tuple(request for lane in lanes if (request := self._read_lane(lane)) is not None),
+            busy_since=self.times[first + BUSY],
+            busy_time=self.times[first + BUSY_TIME],
         )
 
     def row_at(self, number: int) -> int:
@@ -201,6 +209,7 @@ class Row:
         self._times = board.times
         self._first = board.row_at(number) // WORD
         self._stride = (board.row_at(1) - board.row_at(0)) // WORD
+        self._busy_since = self._busy_time = 0.0
         self.lanes = [Lane(board, board.lane_at(number, lane)) for lane in range(board.lanes)]
 
     def set_state(self, state: State) -> None:
@@ -217,7 +226,14 @@ class Row:
 
     def set_busy(self, since: float) -> None:
         """Say since when the worker could not take one more request; 0 if it could."""
-        self._times[self._first + BUSY] = since
+        self._times[self._first + BUSY] = self._busy_since = since
+
+    def set_free(self, now: float) -> None:
+        """Say that the worker could take one more request, and add the time for which it could not."""
+        if self._busy_since:
+            self._busy_time += now - self._busy_since
+            self._times[self._first + BUSY_TIME] = self._busy_time
+            self._times[self._first + BUSY] = self._busy_since = 0.0
 
     def turn(self, now: float, timeout: float) -> None:
         """Say that the event loop has woken up and by when it must have come round (``timeout`` 0: whenever)."""
@@ -227,6 +243,11 @@ class Row:
     def rest(self) -> None:
         """Say that the event loop waits, or runs a handler, which has a deadline of its own."""
         self._times[self._first + DEADLINE] = 0.0
+
+    @property
+    def requests(self) -> int:
+        """Return how many requests the worker has served."""
+        return sum(lane.requests for lane in self.lanes)
 
     def is_watched(self) -> bool:
         """Return whether the master looks at the board now and then (see ``Board.watch``)."""
@@ -264,6 +285,11 @@ class Lane:
     def is_busy(self) -> bool:
         """Whether a request runs on this lane."""
         return self._since > 0.0
+
+    @property
+    def requests(self) -> int:
+        """How many requests this lane has counted."""
+        return self._words[self._requests_at]
 
     def begin(self, what: bytes, now: float, timeout: float) -> None:
         """Say that a request begins; it has ``timeout`` seconds (0: as long as it likes)."""

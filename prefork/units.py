@@ -35,7 +35,6 @@ _NETWORK_EXPECTED = 'an address like "127.0.0.1", a network like "10.0.0.0/8", o
 _ADDRESS_EXPECTED = '"IP:PORT", "[IPv6]:PORT", "unix:PATH" or "fd:NAME"'
 _DURATION_EXPECTED = 'seconds as a number, or a duration like "1m30s"'
 _SIZE_EXPECTED = 'bytes as a whole number, or a size like "64MiB"'
-_SHARE_EXPECTED = 'a whole number from 1, or a share from "1%" to "100%"'
 
 
 class UnitError(ValueError):
@@ -89,6 +88,10 @@ class Share(msgspec.Struct, frozen=True):
         """Return how many of ``total`` this is: rounded up, and at least 1."""
         part = self.number if self.percent is None else math.ceil(self.percent * total / 100)
         return max(1, part)
+
+    def part_of(self, total: float) -> float:
+        """Return how much of ``total`` this is, just as it comes out."""
+        return float(self.number) if self.percent is None else float(self.percent) * total / 100
 
     def __str__(self) -> str:
         return str(self.number) if self.percent is None else f"{_decimal(self.percent)}%"
@@ -203,14 +206,18 @@ def write_size(size: int) -> str:
     return f"{size}B"
 
 
-def parse_share(value: str | int) -> Share:
-    """Return a share, from a whole number or from text like ``25%``. Raises UnitError."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+def parse_share(value: str | int, least: int = 1) -> Share:
+    """Return a share, from a whole number or from text like ``25%``; 0 is one only where ``least`` is 0.
+
+    Raises UnitError.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
         return Share(number=value)
     match = _SHARE.fullmatch(value) if isinstance(value, str) else None
-    if match is None or not 0 < Fraction(match[1]) <= 100:
-        raise UnitError(_SHARE_EXPECTED, value)
-    return Share(percent=Fraction(match[1]))
+    percent = Fraction(match[1]) if match else Fraction(-1)
+    if not 0 <= percent <= 100 or (least and not percent):
+        raise UnitError(f'a whole number from {least}, or a share from "{least}%" to "100%"', value)
+    return Share(percent=percent)
 
 
 def shown(value: object) -> str:

@@ -159,7 +159,7 @@ def upgrade(target: Target, settings: Set = None) -> None:
 def scale(
     target: Target,
     pool: Annotated[str, typer.Argument(metavar="POOL", help="The pool's name.")],
-    workers: Annotated[int, typer.Argument(metavar="N", help="How many workers it is to have.", min=1)],
+    workers: Annotated[int, typer.Argument(metavar="N", help="How many workers it is to have.", min=0)],
     settings: Set = None,
 ) -> None:
     """Set how many workers a pool has."""

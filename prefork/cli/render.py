@@ -107,7 +107,8 @@ def _ready(pool: PoolStatus) -> Text:
         return _line("done" if pool.done >= pool.wanted else f"{pool.done} of {pool.wanted} done", "green")
     style = "green" if pool.ready + pool.done >= pool.wanted else "yellow" if pool.ready else "red"
     done = f", {pool.done} done" if pool.done else ""
-    return _line(f"{pool.ready} of {pool.wanted}{done}", style)
+    between = "" if pool.size_range is None else " ({}..{})".format(*pool.size_range)
+    return _line(f"{pool.ready} of {pool.wanted}{between}{done}", style)
 
 
 def _queue(listener: ListenerStatus) -> str:

@@ -98,7 +98,7 @@ def check(conf: str, settings: Sequence[str]) -> tuple[str, list[PreforkError], 
     from prefork.master.probe import probe
 
     config = source(conf, settings).read()
-    workers = sum(pool.workers for pool in config.pools.values())
+    workers = sum(pool.first_size for pool in config.pools.values())
     verdict = f"{conf}: all is well: {_count(len(config.pools), 'pool')}, {_count(workers, 'worker')}"
     findings = probe(config)
     return verdict, [*_check_certificates(config), *findings.errors], findings.doubts

@@ -33,6 +33,7 @@ def check_conflicts(document: Document, config: Config, listeners: Listeners) ->
         _check_figures(document, pool)
         _check_ends(document, pool)
         _check_names_after(document, config, pool)
+        _check_scale(document, pool)
     _check_order(document, config)
     for path, listener in listeners:
         _check_permissions(document, path, listener)
@@ -132,6 +133,24 @@ def _check_order(document: Document, config: Config) -> None:
     once = any(config.pools[name].restart == "once" for name in found)
     hint = 'every pool comes after those with restart = "once" that do not come after it' if once else None
     document.complain(("pool", first, "after"), "pools in an order", f"a circle: {chain}", hint)
+
+
+def _check_scale(document: Document, pool: Pool) -> None:
+    scale = pool.scale
+    if scale is None:
+        return
+    if "workers" in document.values["pool"][pool.name]:
+        path: Path = ("pool", pool.name, "workers")
+        expected = "either workers or a table scale, which says how many there are by load"
+        document.complain(path, expected, "both", "remove workers")
+    if pool.restart != "always":
+        path = ("pool", pool.name, "restart")
+        expected = '"always" beside a table scale: who has ended for good would be counted as idle'
+        document.complain(path, expected, shown(pool.restart), "remove restart, or scale")
+    for name in ("min", "spare"):
+        if getattr(scale, name) > scale.max:
+            expected = f"at most as many as max ({scale.max})"
+            document.complain(("pool", pool.name, "scale", name), expected, str(getattr(scale, name)))
 
 
 def _check_permissions(document: Document, path: Path, listener: Listen) -> None:

@@ -102,7 +102,7 @@ def _mode(option: Option, value: Any, written: str) -> int:
 
 
 def _share(option: Option, value: Any) -> Share:
-    share = parse_share(value)
+    share = parse_share(value, int(option.meta.ge or 0))
     if option.meta.le is not None and share.number > option.meta.le:
         raise UnitError(f"{_range(option)}, or a share", value)
     return share

@@ -44,7 +44,7 @@ def compare(old: Config, new: Config) -> Change:
         counts={
             name: new.pools[name].workers
             for name in common
-            if old.pools[name].workers != new.pools[name].workers
+            if old.pools[name].workers != new.pools[name].workers and new.pools[name].scale is None
         },
         fixed=tuple(f"master.{key}" for key in FIXED if getattr(old.master, key) != getattr(new.master, key)),
     )

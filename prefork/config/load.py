@@ -30,6 +30,7 @@ from prefork.config.schema import (
     Master,
     Option,
     Pool,
+    Scale,
     Tls,
     Unit,
     options,
@@ -46,6 +47,7 @@ HOMES = {
     "[pool.NAME.limits]": Limits,
     "[pool.NAME.http]": Http,
     "[pool.NAME.tls]": Tls,
+    "[pool.NAME.scale]": Scale,
     "listen = [{ address = … }]": Listen,
 }
 # Whether such a value is right is not known before somebody looks at the machine.
@@ -181,10 +183,21 @@ class _Reader:
         if option.unit is Unit.VARIABLES:
             return self._variables(path, value)
         if option.unit is Unit.TABLE:
-            if option.table is Tls:
-                return self._tls(path, value)
-            return msgspec.convert(self._table(path, option.table, value), option.table)
+            return self._subtable(path, option, value)
         return self._plain(path, option, value)
+
+    def _subtable(self, path: Path, option: Option, value: Any) -> Any:
+        if option.table is Tls:
+            return self._tls(path, value)
+        if option.table is Scale:
+            return self._scale(path, value)
+        return msgspec.convert(self._table(path, option.table, value), option.table)
+
+    def _scale(self, path: Path, value: Any) -> Any:
+        found = self._table(path, Scale, value)
+        if isinstance(value, dict) and "max" not in value:
+            self._document.complain(path, "a table with a max", "none", "write max = 8")
+        return Scale(**found) if "max" in found else msgspec.UNSET
 
     def _tls(self, path: Path, value: Any) -> Any:
         found = self._table(path, Tls, value)

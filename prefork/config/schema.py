@@ -146,7 +146,7 @@ class Option(msgspec.Struct, frozen=True):
             return ""
         if isinstance(default, float) and default.is_integer():
             return str(int(default))
-        if self.unit is Unit.SIZE and default % 1024 == 0:
+        if self.unit is Unit.SIZE and default and default % 1024 == 0:
             return json.dumps(write_size(default))
         return json.dumps(str(default) if isinstance(default, Share) else default)
 
@@ -449,6 +449,47 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, rename={"as_": "as"}):
     ] = None
 
 
+class Scale(msgspec.Struct, frozen=True, kw_only=True):
+    """How many workers a pool has by load, instead of a fixed number."""
+
+    min: Annotated[
+        int,
+        option(Unit.COUNT, "the fewest workers; 0: none until a client comes", ge=0, le=MAX_WORKERS),
+    ] = 1
+    max: Annotated[
+        int,
+        option(
+            Unit.WORKERS,
+            'the most workers; "auto": as many as there are usable CPUs',
+            example="4",
+            ge=1,
+            le=MAX_WORKERS,
+        ),
+    ]
+    spare: Annotated[
+        int, option(Unit.COUNT, "idle workers kept ready beside the busy ones", ge=0, le=MAX_WORKERS)
+    ] = 1
+    idle_for: Annotated[float, clock("before a worker that is too many is retired; one at a time")] = 60.0
+    max_memory: Annotated[
+        int,
+        option(
+            Unit.SIZE,
+            "no more workers than fit into this, by their resident size; 0: no limit",
+            ge=0,
+            le=2**50,
+        ),
+    ] = 0
+
+    @property
+    def at_rest(self) -> int:
+        """Return how many workers there shall be while nothing happens."""
+        return max(self.min, min(self.spare, self.max)) if self.min else 0
+
+    def within(self, workers: int) -> int:
+        """Return the number that is allowed and nearest to this one."""
+        return max(self.min, min(workers, self.max))
+
+
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
     """A named group of equal workers with their listeners and one handler."""
 
@@ -558,6 +599,35 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
             le=MANY,
         ),
     ] = 1000
+    max_requests: Annotated[
+        int,
+        option(
+            Unit.COUNT,
+            "a worker is replaced once it has served so many; 0: never",
+            foreign="task command",
+            ge=0,
+            le=1_000_000_000,
+        ),
+    ] = 0
+    max_requests_jitter: Annotated[
+        Share,
+        option(
+            Unit.SHARE,
+            "lengthens max_requests and max_age of each worker by up to so many, or such a share",
+            ge=0,
+            le=1_000_000_000,
+        ),
+    ] = Share(percent=Fraction(10))
+    max_memory: Annotated[
+        int,
+        option(
+            Unit.SIZE,
+            "a worker is replaced that is seen to be larger, three times in a row; 0: never",
+            ge=0,
+            le=2**50,
+        ),
+    ] = 0
+    max_age: Annotated[float, optional_clock("a worker is replaced after so long; 0: never")] = 0.0
     surge: Annotated[
         Share,
         option(
@@ -661,6 +731,16 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = None
 
+    scale: Annotated[
+        Scale | None,
+        option(
+            Unit.TABLE,
+            "between min and max by load, instead of workers",
+            otherwise="none",
+            foreign="task command",
+        ),
+    ] = None
+
     @property
     def kind(self) -> str:
         """Return which kind of work the pool does: one of KINDS."""
@@ -674,6 +754,26 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     def place(self, slot: int) -> str:
         """Return what people call the worker in a slot: ``web/2``; or the pool's template: ``web/template``."""
         return f"{self.name}/{'template' if slot == TEMPLATE else slot}"
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the master wants to see what workers are like while they are busy, deadlines or not."""
+        return bool(self.max_memory or self.scale)
+
+    @property
+    def has_unseen_work(self) -> bool:
+        """Whether nothing tells the master that a worker has something to do, while it must not grow too large."""
+        return bool(self.max_memory) and self.kind in ("task", "command")
+
+    @property
+    def first_size(self) -> int:
+        """How many workers the pool starts with: one at least, to show that they can start."""
+        return self.workers if self.scale is None else max(1, self.scale.at_rest)
+
+    @property
+    def size_range(self) -> tuple[int, int]:
+        """The fewest and the most workers that the pool may be set to have."""
+        return (1, MAX_WORKERS) if self.scale is None else (self.scale.min, self.scale.max)
 
     def tls_at(self, listen: Listen) -> Tls | None:
         """Return how one of the pool's listeners speaks TLS, None if it does not."""
@@ -741,8 +841,8 @@ def _value_schema(found: Option, ranged: dict[str, Any]) -> dict[str, Any]:
         listen = _table_schema(Listen) | {"required": ["address"]}
         return {"type": "array", "minItems": 1, "items": {"anyOf": [{"type": "string"}, listen]}}
     if found.unit is Unit.TABLE:
-        needed = {"required": ["certificate"]} if found.table is Tls else {}
-        return _table_schema(found.table) | needed
+        needed = [name for name, key in options(found.table).items() if key.default is msgspec.NODEFAULT]
+        return _table_schema(found.table) | ({"required": needed} if needed else {})
     if found.unit is Unit.VARIABLES:
         return {"type": "object", "additionalProperties": {"type": "string"}}
     if found.unit in (Unit.NETWORKS, Unit.PATTERNS, Unit.POOLS):

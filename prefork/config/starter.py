@@ -7,7 +7,20 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from prefork.config.access import FIELDS, TEMPLATES
-from prefork.config.schema import Hooks, Http, Limits, Listen, Log, Master, Option, Pool, Tls, Unit, options
+from prefork.config.schema import (
+    Hooks,
+    Http,
+    Limits,
+    Listen,
+    Log,
+    Master,
+    Option,
+    Pool,
+    Scale,
+    Tls,
+    Unit,
+    options,
+)
 
 COLUMN = 42
 
@@ -75,6 +88,8 @@ def full_toml() -> str:
         "",
         "# A listener as a table of its own says more than an address in the list does.",
         *_table("[[pool.echo.listen]]", Listen, {"address": '"unix:run/echo.sock"'}),
+        "# Instead of a fixed number of workers.",
+        *_table("[pool.echo.scale]", Scale, {"max": "4"}),
         "[pool.ticker]",
         'task = "prefork.examples.ticker:run"',
         "",

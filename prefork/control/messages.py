@@ -138,7 +138,8 @@ class Death(msgspec.Struct):
 class PoolStatus(msgspec.Struct):
     """One pool; ``degraded`` says why it cannot have its wanted workers.
 
-    ``done`` are those of them that have ended for good, ``waits_for`` the pools that its new generation comes after.
+    ``done`` are those of them that have ended for good, ``waits_for`` the pools that its new generation comes after,
+    ``size_range`` between which numbers it scales by load.
     """
 
     name: str
@@ -154,6 +155,7 @@ class PoolStatus(msgspec.Struct):
     done: int = 0
     waits_for: list[str] = []
     templates: list[TemplateStatus] = []
+    size_range: tuple[int, int] | None = None
 
 
 class ServerStatus(msgspec.Struct):

@@ -188,7 +188,7 @@ def order(server: Server, spawn: Spawn, template: Charge) -> Unborn:
     outlets = plan.outlets_of(spawn.pool)
     files = [descriptor for descriptor in outlets.descriptors() if descriptor > STDERR]
     with shared(template.board) as means:
-        fork = channel.Fork(spawn.slot, means.row, outlets.log, outlets.access)
+        fork = channel.Fork(spawn.slot, means.row, outlets.log, outlets.access, spawn.max_requests)
         if not channel.send(template.channel, fork, [means.theirs.fileno(), means.stacks_write, *files]):
             raise OSError(errno.EPIPE, "it takes no orders")
     return Unborn(spawn, template, means, plan.files, time.monotonic())

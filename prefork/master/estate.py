@@ -22,7 +22,7 @@ from prefork.config import schema
 from prefork.errors import CommandError
 from prefork.master import charge, listeners, machine, notices, server
 from prefork.scoreboard import Board, UnreadableBoard
-from prefork.supervisor import actions, events, pool, trial, worker
+from prefork.supervisor import actions, events, pool, scaling, trial, worker
 from prefork.supervisor import server as supervisor
 from prefork.system import privileges
 from prefork.system.process import Child
@@ -41,6 +41,7 @@ HOMES: dict[str, ModuleType] = {
         actions,
         events,
         pool,
+        scaling,
         trial,
         worker,
         supervisor,

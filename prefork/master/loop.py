@@ -22,6 +22,7 @@ from prefork.errors import CommandError, ConfigError, PreforkError
 from prefork.log import logger
 from prefork.master.charge import Charge
 from prefork.master.delivery import Delivery
+from prefork.master.doorbell import Doorbell
 from prefork.master.notices import Notices
 from prefork.master.perform import PERFORM
 from prefork.master.requests import Requests
@@ -59,6 +60,9 @@ class Loop:
         self._supervisor = Supervisor(random.random)
         self._selector = selectors.DefaultSelector()
         self._delivery = Delivery(server, self._selector, self._feed, self._later, self._register)
+        self._doorbell = Doorbell(
+            self._selector, server.listeners, lambda key: self._feed(events.Knocked(key))
+        )
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_numbers = count()
         self._notices = Notices(notifier(os.environ), self._supervisor, self._later)
@@ -197,6 +201,8 @@ class Loop:
                 return self._delivery.order(action)
             case actions.Disown(birth):
                 self._delivery.disown(birth)
+            case actions.AwaitClients(addresses):
+                self._doorbell.watch(addresses)
                 return None
             case actions.Tell():
                 self._requests.tell(action)
@@ -326,6 +332,8 @@ class Loop:
                 return events.Failed(charge.birth, reason, traceback)
             case channel.Draining():
                 return events.LeftQueue(charge.birth)
+            case channel.Spent(limit):
+                return events.Spent(charge.birth, f"max_requests {limit:,}")
             case _:
                 return events.Busy()
 

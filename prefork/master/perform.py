@@ -8,16 +8,17 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from prefork.config.schema import TEMPLATE
+from prefork.config.schema import TEMPLATE, Pool
 from prefork.errors import ListenError
 from prefork.log import logger
 from prefork.master.charge import Charge, Means, charge_of, shared
 from prefork.master.server import Death, Server
 from prefork.scoreboard import Board, Snapshot
 from prefork.supervisor import actions, events
-from prefork.supervisor.events import Clock, Pulse
+from prefork.supervisor.events import Clock, Pulse, Sighting
 from prefork.supervisor.worker import CRASHES
 from prefork.system import process, signals, tree
+from prefork.system.queues import queue_length
 from prefork.units import format_duration, format_size
 from prefork.worker import channel, main, program, template
 from prefork.worker.post import Post
@@ -81,6 +82,7 @@ def _post(server: Server, action: actions.Spawn, board: Board, means: Means) -> 
         channel=means.theirs,
         stacks=means.stacks_write,
         outlets=plan.outlets_of(action.pool),
+        max_requests=action.max_requests,
     )
 
 
@@ -182,10 +184,29 @@ def _figures(action: actions.Bury, charge: Charge, snapshot: Snapshot) -> dict[s
 
 
 def look(server: Server, _action: actions.Look) -> events.Looked:
-    """Read every armed deadline off the scoreboard."""
+    """Read every armed deadline off the scoreboard, and what workers are like of whom more is to be known."""
+    charges = server.charges.values()
     return events.Looked(
-        tuple(pulse for charge in server.charges.values() for pulse in _pulses(server, charge))
+        tuple(pulse for charge in charges for pulse in _pulses(server, charge)),
+        tuple(_sighting(charge) for charge in charges if charge.pool.is_measured),
+        {pool.name: _queue(server, pool) for pool in server.config.pools.values() if pool.scale},
     )
+
+
+def _sighting(charge: Charge) -> Sighting:
+    snapshot = charge.snapshot()
+    return Sighting(
+        birth=charge.birth,
+        memory=charge.memory(),
+        busy_time=snapshot.busy_for(time.monotonic()),
+        served=snapshot.requests,
+        has_in_flight=bool(snapshot.current),
+        is_full=bool(snapshot.busy_since) or snapshot.connections >= charge.pool.max_connections,
+    )
+
+
+def _queue(server: Server, pool: Pool) -> int:
+    return sum(queue_length(listener) or 0 for listener in server.sockets_of(pool))
 
 
 def _pulses(server: Server, charge: Charge) -> Iterator[Pulse]:

@@ -10,7 +10,7 @@ import msgspec
 
 from prefork import __version__
 from prefork.config.listeners import keyed
-from prefork.config.schema import MAX_WORKERS, Pool
+from prefork.config.schema import Pool
 from prefork.control.messages import (
     Current,
     Death,
@@ -31,7 +31,8 @@ from prefork.supervisor.events import Event
 from prefork.supervisor.pool import Keeper
 from prefork.supervisor.server import Phase, Supervisor
 from prefork.supervisor.worker import Life, State
-from prefork.system import process, tcp
+from prefork.system import process
+from prefork.system.queues import queue_length
 
 # Stacks are complete when none have come for QUIET seconds; who sends none within STACKS has none to send.
 STACKS = 1.0
@@ -141,15 +142,23 @@ class Requests:
         pool, workers = arguments["pool"], arguments["workers"]
         if pool not in self._supervisor.keepers:
             reply.error(f"there is no pool {pool!r}", f"pools are: {', '.join(self._supervisor.keepers)}")
-        elif not 1 <= workers <= MAX_WORKERS:
-            reply.error(f"expected a number of workers from 1 to {MAX_WORKERS}, found {workers!r}")
         elif self._supervisor.keepers[pool].is_done:
             reply.error(f"all workers of pool {pool} are done", "prefork reload starts them anew")
         elif self._supervisor.phase is not Phase.RUNNING:
             reply.error(f"the server is {self._supervisor.phase.value}; it cannot be scaled now")
         else:
-            self._feed(events.Scale(pool, workers))
-            reply.result({"pool": pool, "workers": workers})
+            self._scale_pool(self._supervisor.keepers[pool], workers, reply)
+
+    def _scale_pool(self, keeper: Keeper, workers: int, reply: Reply) -> None:
+        if keeper.settings is None:
+            reply.error(f"pool {keeper.name} is just starting; it cannot be scaled now")
+            return
+        least, most = keeper.settings.size_range
+        if not least <= workers <= most:
+            reply.error(f"expected a number of workers from {least} to {most}, found {workers!r}")
+            return
+        self._feed(events.Scale(keeper.name, workers))
+        reply.result({"pool": keeper.name, "workers": workers})
 
     def _stop(self, arguments: dict[str, Any], reply: Reply) -> None:
         self._stop_waiters.append(reply)
@@ -221,7 +230,7 @@ class Requests:
             name=keeper.name,
             kind=settings.kind if settings else "",
             application=settings.application if settings else "",
-            wanted=keeper.wanted if keeper.settings or not settings else settings.workers,
+            wanted=keeper.size,
             ready=keeper.ready,
             degraded=keeper.degraded,
             restarts=keeper.restarts,
@@ -233,11 +242,12 @@ class Requests:
             done=len(keeper.ends),
             waits_for=self._supervisor.waits_for(keeper),
             templates=[self._template(life) for life in keeper.templates.lives.values()],
+            size_range=settings.size_range if settings and settings.scale else None,
         )
 
     def _listeners(self, settings: Pool) -> list[ListenerStatus]:
         return [
-            ListenerStatus(str(found.address), tcp.queue_length(found.socket), found.listen.backlog)
+            ListenerStatus(str(found.address), queue_length(found.socket), found.listen.backlog)
             for key in keyed(settings)
             for found in self._server.listeners.of(key)
         ]

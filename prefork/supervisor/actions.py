@@ -20,6 +20,7 @@ class Spawn(msgspec.Struct, frozen=True):
     pool: Pool
     slot: int
     generation: int
+    max_requests: int = 0  # the pool's with this worker's jitter; 0: none
 
 
 class Disown(msgspec.Struct, frozen=True):
@@ -95,6 +96,12 @@ class ShutDoors(msgspec.Struct, frozen=True):
     addresses: frozenset[Key]
 
 
+class AwaitClients(msgspec.Struct, frozen=True):
+    """Watch these listeners, and no others, for clients. Answered by Knocked when one waits."""
+
+    addresses: frozenset[Key]
+
+
 class KeepListeners(msgspec.Struct, frozen=True):
     """Close all listeners but these."""
 
@@ -144,6 +151,7 @@ Action = (
     | Look
     | Watch
     | ShutDoors
+    | AwaitClients
     | KeepListeners
     | Adopt
     | EndRollout

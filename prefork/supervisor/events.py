@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from prefork.config.listeners import Key
 from prefork.config.schema import Config
 
 
@@ -39,6 +40,26 @@ class Pulse(msgspec.Struct, frozen=True):
     since: float
     deadline: float
     what: str = ""
+
+
+class Sighting(msgspec.Struct, frozen=True):
+    """What a worker is like.
+
+    Attributes:
+        memory: its resident size in bytes; 0: unknown.
+        busy_time: for how many seconds of its life it could take no further request.
+        served: how many requests it has served.
+        has_in_flight: whether it is at work.
+        is_full: whether it can take no further connection, or request, right now.
+
+    """
+
+    birth: int
+    memory: int = 0
+    busy_time: float = 0.0
+    served: int = 0
+    has_in_flight: bool = False
+    is_full: bool = False
 
 
 # What people ask for.
@@ -160,6 +181,13 @@ class Continued(msgspec.Struct, frozen=True):
     birth: int
 
 
+class Spent(msgspec.Struct, frozen=True):
+    """The worker has had enough of something (``max_requests 1,003``) and is to be recycled."""
+
+    birth: int
+    enough: str
+
+
 class Exited(msgspec.Struct, frozen=True):
     """The worker is dead and reaped."""
 
@@ -167,14 +195,22 @@ class Exited(msgspec.Struct, frozen=True):
     exit: Exit
 
 
+class Knocked(msgspec.Struct, frozen=True):
+    """A client waits at a listener of a pool that has no workers."""
+
+    address: Key
+
+
 class Busy(msgspec.Struct, frozen=True):
     """A worker has armed a deadline while nobody was looking at the scoreboard."""
 
 
 class Looked(msgspec.Struct, frozen=True):
-    """What the scoreboard showed: every deadline that is armed."""
+    """What was seen: every deadline that is armed, and workers whose pool wants more to be known of them."""
 
     pulses: tuple[Pulse, ...]
+    sightings: tuple[Sighting, ...] = ()
+    queues: dict[str, int] = {}  # how many clients wait to be accepted, by pool, of those that scale
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -193,6 +229,7 @@ WorkerEvent = (
     | StacksRead
     | Halted
     | Continued
+    | Spent
     | Exited
 )
-Event = Boot | Resume | Reload | Scale | Shift | Rest | Stop | Busy | Looked | Tick | WorkerEvent
+Event = Boot | Resume | Reload | Scale | Shift | Rest | Stop | Knocked | Busy | Looked | Tick | WorkerEvent

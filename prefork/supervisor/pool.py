@@ -23,11 +23,13 @@ import msgspec
 
 from prefork.config.listeners import Key, keyed
 from prefork.config.schema import TEMPLATE, Pool
+from prefork.supervisor import recycling
 from prefork.supervisor.actions import Action, ShutDoors, Spawn, Tell
 from prefork.supervisor.events import Exit
+from prefork.supervisor.scaling import Scaler, load_of
 from prefork.supervisor.template import Templates
 from prefork.supervisor.trial import Trial, Verdict
-from prefork.supervisor.worker import Input, Life, Retirement, State
+from prefork.supervisor.worker import Input, Life, Retirement, State, recycled
 
 BACKOFF = 0.5
 BACKOFF_FACTOR = 1.5
@@ -86,6 +88,9 @@ class Keeper:
         self._template_at: float | None = None
         self._retire_from: float | None = None
         self._leaving: frozenset[Key] = frozenset()
+        self._recycled: Life | None = None  # one at a time, from the choice to its end
+        self._scaler = Scaler()
+        self._idle: frozenset[int] = frozenset()  # who may go, where one is too many
 
     # What one program of the master tells the next.
 
@@ -117,13 +122,31 @@ class Keeper:
         """Let the generation on trial count. ``kept`` are the addresses that the new configuration has."""
         assert self.trial is not None
         old, new = self.settings, self.trial.settings
-        if old is None or old.workers != new.workers:
-            self.wanted = new.workers
+        self.wanted = self._size_for(new)
+        self._scaler.begin(now)
         self.ends = self.trial.ends
         self.settings, self.generation, self.trial = new, self.trial.generation, None
-        self.resting, self.degraded = False, None
+        self.resting, self.degraded, self._recycled = False, None, None
         self._pause, self._last_pause, self._not_before = 0.0, 0.0, 0.0
         return self._leave_addresses(addresses_of(old), kept, now)
+
+    def knock(self, now: float) -> None:
+        """Take notice of a client that waits while there is nobody to serve it."""
+        if self.is_awaiting:
+            self.scale(1, now)
+
+    def weigh_load(self, queue: int, now: float) -> list[Action]:
+        """Choose the number of workers by what a look has shown of them; ``queue`` clients wait."""
+        before, self._scaler.seen_at = self._scaler.seen_at, now
+        if self.settings is None or self.settings.scale is None or not self._is_steady():
+            return []
+        load = load_of(self._of(self.generation), queue, before, now)
+        wanted = self._scaler.judge(self.settings.scale, self.wanted, load, now)
+        if wanted == self.wanted:
+            return []
+        self._idle, self.wanted = load.idle, wanted
+        busy = f"{load.busy:.1f} of {load.ready} busy, {queue} clients wait"
+        return [Tell("info", f"{self.name}: {wanted} workers wanted: {busy}")]
 
     def abandon(self, why: str, now: float) -> list[Action]:
         """Retire the workers of the generation on trial."""
@@ -149,9 +172,10 @@ class Keeper:
             self.trial = None
         self.closing = Closing(why, kept, now + delay)
 
-    def scale(self, workers: int) -> None:
+    def scale(self, workers: int, now: float) -> None:
         """Want another number of workers; of fewer, those that still run are the last to be given up."""
         self.wanted = workers
+        self._scaler.begin(now)
         running = len(self._of(self.generation))
         while len(self.ends) > max(0, workers - running):
             self.ends.popitem()
@@ -206,6 +230,21 @@ class Keeper:
         return next(reversed(self.ends.values())).status
 
     @property
+    def is_awaiting(self) -> bool:
+        """Whether the first client is awaited that needs a worker."""
+        return self.settings is not None and not (self.wanted or self.resting or self.closing)
+
+    @property
+    def has_unseen_work(self) -> bool:
+        """Whether workers have to be looked at though they wake nobody."""
+        return self.settings is not None and self.settings.has_unseen_work and self.ready > 0
+
+    @property
+    def size(self) -> int:
+        """How many workers there shall be, also before the first generation counts."""
+        return self.trial.settings.first_size if self.settings is None and self.trial else self.wanted
+
+    @property
     def ready(self) -> int:
         """How many workers serve."""
         return sum(life.state is State.READY for life in self.lives.values())
@@ -219,12 +258,19 @@ class Keeper:
 
     def next_deadline(self) -> float | None:
         """Return when something is due that is not a worker's own deadline."""
-        waits = [self._retire_from, self._spawn_at, self._template_at]
+        expiry = recycling.next_expiry(self._of(self.generation))
+        waits = [self._retire_from, self._spawn_at, self._template_at, expiry, self.next_look()]
         if self.closing:
             if self.closing.drained:
                 return None
             waits = [self.closing.drain_at] if self.closing.drain_at else [self.closing.doors_at, *waits]
         return min((due for due in waits if due is not None), default=None)
+
+    def next_look(self) -> float | None:
+        """Return when to look whether one worker is too many."""
+        if self.settings is None or self.settings.scale is None or self.resting or self.closing:
+            return None
+        return self._scaler.due(self.settings.scale, self.wanted)
 
     # What happens.
 
@@ -236,7 +282,7 @@ class Keeper:
         if life.slot == TEMPLATE:
             return [Tell("debug", f"{self.name}: the template of generation {life.generation} is ready")]
         count = sum(other.state is State.READY for other in self._of(life.generation))
-        wanted = self.trial.settings.workers if self.trial else self.wanted
+        wanted = self._size_for(self.trial.settings) if self.trial else self.wanted
         return [
             Tell("debug", f"{self.name}: {count} of {wanted} workers of generation {life.generation} ready")
         ]
@@ -244,6 +290,8 @@ class Keeper:
     def note_gone(self, life: Life, now: float) -> list[Action]:
         """Take notice of a worker that is gone, and of what that says about the pool."""
         del (self.templates.lives if life.slot == TEMPLATE else self.lives)[life.birth]
+        if life is self._recycled:
+            self._recycled = None
         if life.asked or (self.closing and now >= self.closing.doors_at):
             return []
         if life.generation > self.generation:  # on trial, or already given up
@@ -270,10 +318,12 @@ class Keeper:
             return self._close_on(self.closing, now)
         actions = self._retire_templates(now) + self._start_trial()
         if self.settings is not None:
-            actions += self._retire_old(now) + self._retire_excess(now)
+            actions += self._retire_old(now)
+            self._choose_spent(now)
+            actions += self._retire_excess(now)
             actions += self._keep_template(self.settings, now) + self._spawn_missing(now)
-            ready = sum(life.state is State.READY for life in self._of(self.generation))
-            if ready >= self._target() and (self.resting or self._can_fork()):
+            is_complete = self._ready_now() >= self._target() + self._substitutes()
+            if is_complete and (self.resting or self._can_fork()):
                 self.degraded = None
         return actions
 
@@ -288,8 +338,37 @@ class Keeper:
     def _target(self) -> int:
         return 0 if self.resting else self.unfinished
 
+    def _size_for(self, new: Pool) -> int:
+        """Return how many workers a generation is to have: as many as there are, unless its settings say otherwise."""
+        old = self.settings
+        if old is None:
+            return new.first_size
+        if new.scale is not None:
+            return max(1, new.scale.within(self.wanted))
+        return self.wanted if old.scale is None and old.workers == new.workers else new.workers
+
+    def _is_steady(self) -> bool:
+        """Tell whether all wanted workers serve, and nobody is about to be replaced."""
+        changing = self.trial or self._recycled or self.resting or self.closing or self._old()
+        return not changing and len(self._of(self.generation)) == self._ready_now() == self.wanted
+
+    def _ready_now(self) -> int:
+        return sum(life.state is State.READY for life in self._of(self.generation))
+
+    def _choose_spent(self, now: float) -> None:
+        """Choose who is recycled next; nobody while a rollout is about to replace all of them."""
+        workers = self._of(self.generation)
+        recycling.note_expired(workers, now)
+        if self._recycled is None and self.trial is None and not self._old():
+            self._recycled = recycling.next_spent(workers)
+
+    def _substitutes(self) -> int:
+        """Return how many workers there shall be beyond the wanted ones, until a spent one can be spared."""
+        serves = self._recycled is not None and self._recycled.state is State.READY
+        return int(serves and not self.resting and self._ready_now() <= self._target())
+
     def _missing(self) -> int:
-        return max(0, self._target() - len(self._of(self.generation)))
+        return max(0, self._target() + self._substitutes() - len(self._of(self.generation)))
 
     def _is_probing(self) -> bool:
         return any(life.ready_at is None for life in self._of(self.generation))
@@ -303,8 +382,9 @@ class Keeper:
         if not self.templates.can_fork(settings, self.trial.generation):
             return self._ensure_template(settings, self.trial.generation)
         self.trial.begun = True
-        batch = settings.workers if self.settings is None or is_once else settings.surge.of(settings.workers)
-        return [self._spawn(settings, self.trial.generation) for _ in range(min(batch, settings.workers))]
+        size = settings.workers if is_once else self._size_for(settings)
+        batch = size if self.settings is None or is_once else settings.surge.of(size)
+        return [self._spawn(settings, self.trial.generation) for _ in range(min(batch, size))]
 
     def _spawn_missing(self, now: float) -> list[Action]:
         assert self.settings is not None
@@ -321,13 +401,13 @@ class Keeper:
         return [self._spawn(self.settings, self.generation) for _ in range(count)]
 
     def _spawn(self, settings: Pool, generation: int) -> Spawn:
-        taken = {life.slot for life in self._of(generation)}
+        taken = {life.slot for life in self._of(generation) if life is not self._recycled}
         if generation == self.generation:
             taken |= self.ends.keys()
         slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
-        life = Life(next(self._births), settings, slot, generation)
+        life = Life(next(self._births), settings, slot, generation, jitter=self._chance())
         self.lives[life.birth] = life
-        return Spawn(life.birth, settings, slot, generation)
+        return Spawn(life.birth, settings, slot, generation, recycling.max_requests(life))
 
     def _can_fork(self) -> bool:
         assert self.settings is not None
@@ -373,10 +453,22 @@ class Keeper:
 
     def _retire_excess(self, now: float) -> list[Action]:
         workers = sorted(
-            self._of(self.generation), key=lambda life: (life.state is not State.READY, life.slot)
+            self._of(self.generation),
+            key=lambda life: (
+                life.state is not State.READY,
+                life is self._recycled,
+                life.birth in self._idle,
+                life.slot,
+            ),
         )
-        why = "drained on request" if self.resting else "scaled down"
-        return [action for life in workers[self._target() :] for action in self._retire(life, why, now)]
+        self._idle = frozenset()
+        excess = workers[self._target() + self._substitutes() :]
+        return [action for life in excess for action in self._retire(life, self._why_too_many(life), now)]
+
+    def _why_too_many(self, life: Life) -> str:
+        if self.resting:
+            return "drained on request"
+        return recycled(life) if life is self._recycled else "scaled down"
 
     def _note_final(self, life: Life) -> list[Action]:
         self.ends[life.slot] = life.exit or Exit()

@@ -12,11 +12,12 @@ from typing import Any
 
 from prefork.config.listeners import Key, all_keyed
 from prefork.config.order import Order, predecessors
-from prefork.config.schema import MAX_WORKERS, Config
-from prefork.supervisor import events
+from prefork.config.schema import Config
+from prefork.supervisor import events, recycling, scaling
 from prefork.supervisor.actions import (
     Action,
     Adopt,
+    AwaitClients,
     Bury,
     End,
     EndRollout,
@@ -25,7 +26,7 @@ from prefork.supervisor.actions import (
     Tell,
     Watch,
 )
-from prefork.supervisor.events import Event, Pulse, WorkerEvent
+from prefork.supervisor.events import Event, Pulse, Sighting, WorkerEvent
 from prefork.supervisor.pool import Keeper
 from prefork.supervisor.trial import Verdict
 from prefork.supervisor.worker import Input, Life, State
@@ -33,7 +34,19 @@ from prefork.supervisor.worker import Input, Life, State
 # While any deadline is armed nobody sleeps longer than this, so that a machine that stands still is noticed.
 LONGEST_SLEEP = 1.0
 # What a supervisor is given, finds out anew at once, or hands on in a form of its own.
-SURROUNDINGS = {"_births", "_chance", "_now", "_kept", "_look_at", "_quiet_looks", "keepers", "departing"}
+SURROUNDINGS = {
+    "_births",
+    "_chance",
+    "_now",
+    "_kept",
+    "_awaited",
+    "_look_at",
+    "_quiet_looks",
+    "keepers",
+    "departing",
+}
+# How often workers are weighed that wake nobody when they are at work: tasks and programs with max_memory.
+SLOW_LOOK = 5.0
 
 
 class Phase(Enum):
@@ -65,10 +78,11 @@ class Supervisor:
         self._rolling = False
         self._kept: frozenset[Key] | None = None
         self._order: Order = {}
+        self._awaited: frozenset[Key] = frozenset()
         self._end: End | None = None
         self._ended = False
         self._look_at: float | None = None
-        self._quiet_looks = 0
+        self._quiet_looks = 1  # as if it had dozed off: workers know that nobody looks
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Return what is to be done about an event, in order."""
@@ -118,22 +132,30 @@ class Supervisor:
                 return []
             case events.Busy():
                 return self._wake_up()
-            case events.Looked(pulses):
-                return self._take_pulses(pulses, now)
+            case events.Knocked(address):
+                return self._knock(address, now)
+            case events.Looked(pulses, sightings, queues):
+                actions = self._take_sightings(sightings, queues, now)
+                return [*actions, *self._take_pulses(pulses, now, any(seen.is_full for seen in sightings))]
             case events.Stop(at_once):
                 return self._stop(at_once, now)
             case events.Boot(config) | events.Reload(config):
                 return self._reload(config, now)
             case events.Resume(past):
                 return self._resume(past)
+            case events.Rest() | events.Shift() | events.Scale():
+                return self._change_size(event)
+            case _:
+                return self._take_worker_event(event, now)
+
+    def _change_size(self, event: events.Rest | events.Shift | events.Scale) -> list[Action]:
+        match event:
             case events.Rest():
                 return self._rest()
             case events.Shift(by):
                 return self._shift(by)
             case events.Scale(pool, workers):
                 return self._scale(pool, workers)
-            case _:
-                return self._take_worker_event(event, now)
 
     def _take_worker_event(self, event: WorkerEvent, now: float) -> list[Action]:
         life = self.life(event.birth)
@@ -171,11 +193,12 @@ class Supervisor:
         keeper = self.keepers.get(pool)
         if keeper is None or keeper.settings is None or self.phase is not Phase.RUNNING:
             return [Tell("warning", f"{pool}: there is no such pool running")]
-        if not 1 <= workers <= MAX_WORKERS:
+        least, most = keeper.settings.size_range
+        if not least <= workers <= most:
             return [Tell("warning", f"{pool}: stays at {keeper.wanted} workers, {workers} is out of range")]
         if keeper.is_done:
             return [Tell("warning", f"{pool}: all its workers are done; a reload starts them anew")]
-        keeper.scale(workers)
+        keeper.scale(workers, self._now)
         return [Tell("info", f"{pool}: {workers} workers wanted")]
 
     # Upgrades in place: the supervisor of one program goes on where that of the last one was.
@@ -326,13 +349,14 @@ class Supervisor:
             self._look_at = self._now
         return [Watch(True)]
 
-    def _take_pulses(self, pulses: tuple[Pulse, ...], now: float) -> list[Action]:
+    def _take_pulses(self, pulses: tuple[Pulse, ...], now: float, is_busy: bool = False) -> list[Action]:
+        """Act on deadlines that have passed, and choose when to look again; ``is_busy`` also without any."""
         actions: list[Action] = []
         for pulse in pulses:
             life = self.life(pulse.birth)
             if life is not None and now >= pulse.deadline:
                 actions += self._step(life, Input.OVERDUE, pulse, now)
-        if not pulses:
+        if not pulses and not is_busy:
             return self._doze_off(now)
         if self._quiet_looks:  # armed before its worker could know that nobody would look
             actions.append(Watch(True))
@@ -341,13 +365,34 @@ class Supervisor:
         self._look_at = min([now + self._look_interval(), *ahead])
         return actions
 
+    def _take_sightings(
+        self, sightings: tuple[Sighting, ...], queues: dict[str, int], now: float
+    ) -> list[Action]:
+        for sighting in sightings:
+            life = self.life(sighting.birth)
+            if life is not None:
+                scaling.take_account(life, sighting, now)
+                if enough := recycling.weigh(life, sighting.memory):
+                    life.handle(Input.SPENT, enough, now)
+        return [
+            action
+            for keeper in self.keepers.values()
+            for action in keeper.weigh_load(queues.get(keeper.name, 0), now)
+        ]
+
+    def _knock(self, address: Key, now: float) -> list[Action]:
+        for keeper in self.keepers.values():
+            if address in keeper.addresses():
+                keeper.knock(now)
+        return []
+
     def _doze_off(self, now: float) -> list[Action]:
-        """Stop looking after two looks at an idle board.
+        """Stop looking after two looks at an idle board, and once nobody is under suspicion of being too large.
 
         Workers wake us from the first one on; the second sees what was armed before they could know.
         """
         self._quiet_looks += 1
-        if self._quiet_looks > 1:
+        if self._quiet_looks > 1 and not any(recycling.is_suspect(life) for life in self._lives()):
             self._look_at = None
             return []
         self._look_at = now + self._look_interval()
@@ -376,10 +421,27 @@ class Supervisor:
         for keeper in self._all():
             actions += keeper.converge(now)
             keeper.settle_listeners()
+        if self._is_look_due(now):
+            actions.append(Look())
+        actions += [*self._bury_pools(), *self._await_clients(), *self._keep_listeners()]
+        return [*actions, *self._finish()]
+
+    def _is_look_due(self, now: float) -> bool:
+        """Tell whether it is time to look: at what was armed, or for workers that are too many, or too large."""
+        if self._look_at is None and any(keeper.has_unseen_work for keeper in self._all()):
+            self._look_at = now + SLOW_LOOK
         if self._look_at is not None and now >= self._look_at:
             self._look_at = now + self._look_interval()
-            actions.append(Look())
-        return [*actions, *self._bury_pools(), *self._keep_listeners(), *self._finish()]
+            return True
+        return any(due is not None and now >= due for due in (keeper.next_look() for keeper in self._all()))
+
+    def _await_clients(self) -> list[Action]:
+        waiting = [keeper for keeper in self.keepers.values() if keeper.is_awaiting]
+        awaited = frozenset(address for keeper in waiting for address in keeper.addresses())
+        if awaited == self._awaited:
+            return []
+        self._awaited = awaited
+        return [AwaitClients(awaited)]
 
     def _bury_pools(self) -> list[Action]:
         if self.phase is Phase.STOPPING:
@@ -441,6 +503,8 @@ def _input(event: WorkerEvent) -> tuple[Input, object]:
             return Input.FAILED, (reason, traceback)
         case events.Exited(_, how):
             return Input.EXITED, how
+        case events.Spent(_, enough):
+            return Input.SPENT, enough
         case _:
             return _PLAIN[type(event)], None
 

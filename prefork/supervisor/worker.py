@@ -79,6 +79,7 @@ class Input(Enum):
     HALTED = auto()
     CONTINUED = auto()
     EXITED = auto()
+    SPENT = auto()
     RETIRE = auto()
     QUIT = auto()
     OVERDUE = auto()
@@ -117,6 +118,19 @@ class Life(msgspec.Struct):
     traceback: str = ""
     exit: Exit | None = None
     done: bool = False
+    # For recycling (see recycling.py): a share of the jitter, how often in a row it was found too large, what it
+    # has had enough of.
+    jitter: float = 0.0
+    too_large: int = 0
+    spent: str | None = None
+    # For scaling (see scaling.py): what the latest look showed, when it was, and the share of busy time before it.
+    busy_time: float = 0.0
+    accounted_at: float = 0.0
+    busy_share: float = 0.0
+    served: int = 0
+    has_served: bool = False
+    memory: int = 0
+    has_in_flight: bool = False
 
     @property
     def name(self) -> str:
@@ -258,6 +272,12 @@ def _continued(life: Life, _detail: None, _now: float) -> list[Action]:
     return []
 
 
+def _spent(life: Life, enough: str, _now: float) -> list[Action]:
+    """Note why the worker is to be recycled; it serves until there is somebody in its place."""
+    life.spent = life.spent or enough
+    return []
+
+
 def _exited(life: Life, how: Exit, _now: float) -> list[Action]:
     life.exit = how
     life.done = how.code == 0 and not life.asked and life.strike is None and life.failure is None
@@ -394,9 +414,16 @@ def cause(life: Life, how: Exit) -> str:
         return f"replaced by prefork: {_own_reason(life)}"
     if life.done and life.is_final:
         return "done, exit code 0"
+    if how.code == 0 and life.why and life.why == recycled(life):
+        return life.why
     if how.code == 0:
         return f"clean: {life.why}" if life.why else "it left by itself, exit code 0"
     return f"exit code {how.code}: {life.failure}" if life.failure else f"exit code {how.code}"
+
+
+def recycled(life: Life) -> str:
+    """Return in words why a spent worker is retired."""
+    return f"recycled: {life.spent}"
 
 
 def _own_reason(life: Life) -> str:
@@ -425,6 +452,7 @@ HANDLED: dict[tuple[State, Input], Transition] = {
     (State.READY, Input.CHANNEL_LOST): _lose_channel,
     (State.READY, Input.HALTED): _halted,
     (State.READY, Input.CONTINUED): _continued,
+    (State.READY, Input.SPENT): _spent,
     (State.READY, Input.RETIRE): _retire,
     (State.READY, Input.QUIT): _quit,
     (State.READY, Input.OVERDUE): _overdue,
@@ -454,12 +482,21 @@ _NEWS = {
     Input.STACKS,
     Input.HALTED,
     Input.CONTINUED,
+    Input.SPENT,
 }
 _BIRTH = {Input.ORDERED, Input.SPAWNED, Input.SPAWN_FAILED}
 LATE: dict[State, set[Input]] = {
     State.FORKING: _NEWS | {Input.EXITED, Input.OVERDUE},
     State.STARTING: _BIRTH
-    | {Input.FAILED, Input.LEFT_QUEUE, Input.STACKS, Input.HALTED, Input.CONTINUED, Input.OVERDUE},
+    | {
+        Input.FAILED,
+        Input.LEFT_QUEUE,
+        Input.STACKS,
+        Input.HALTED,
+        Input.CONTINUED,
+        Input.SPENT,
+        Input.OVERDUE,
+    },
     State.READY: _BIRTH | {Input.READY, Input.BOOT_FAILED, Input.STACKS},
     State.DRAINING: _BIRTH | _NEWS - {Input.FAILED, Input.LEFT_QUEUE},
     State.LEAVING: _BIRTH | _NEWS | {Input.RETIRE, Input.QUIT, Input.OVERDUE},

@@ -25,9 +25,6 @@ NO_NEW_CONNECTIONS = b"".join(
 )
 SO_ATTACH_FILTER = 26
 SO_DETACH_FILTER = 27
-# struct tcp_info (linux/tcp.h): of a listening socket, tcpi_unacked is the length of its accept queue.
-TCP_INFO_SIZE = 104
-UNACKED_OFFSET = 24
 
 
 def refuse_handshakes(listener: socket.socket) -> None:
@@ -48,11 +45,3 @@ def allow_handshakes(listener: socket.socket) -> None:
     """Undo ``refuse_handshakes``."""
     if sys.platform.startswith("linux"):
         listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
-
-
-def queue_length(listener: socket.socket) -> int | None:
-    """Return how many connections wait in a TCP listener's queue, or None where the kernel does not tell."""
-    if listener.family not in (socket.AF_INET, socket.AF_INET6) or not sys.platform.startswith("linux"):
-        return None
-    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
-    return int.from_bytes(info[UNACKED_OFFSET : UNACKED_OFFSET + 4], sys.byteorder)

@@ -289,12 +289,16 @@ class House:
 
     def _begin(self, connection: Connection) -> None:
         self._running[connection] = None
+        if self._pool.is_measured and not self._row.is_watched():
+            self._orders.wake_master()
         if self._shown is None:
             self._show(connection)
 
     def _finish(self, connection: Connection) -> None:
         del self._running[connection]
         self._lane.count()
+        if self._orders.max_requests:
+            self._orders.count_requests()
         if self._shown is connection:
             self._lane.pause()
             self._show(next(iter(self._running), None))

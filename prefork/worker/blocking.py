@@ -138,6 +138,8 @@ class Crew:
         """Count one connection less."""
         with self._lock:
             self._hold(-1, time.monotonic())
+            if self.orders.max_requests:
+                self.orders.count_requests()
 
     def leave(self) -> None:
         """Leave the queue for the whole worker, by whichever thread comes first; the others are busy or follow."""
@@ -173,7 +175,8 @@ class Crew:
         if more:
             self._held += more
             self.row.set_connections(self._held)
-            self.row.set_busy(now if self._held >= self.pool.threads else 0.0)
+            is_busy = self._held >= self.pool.threads
+            (self.row.set_busy if is_busy else self.row.set_free)(now)
         if not self._has_left:
             self._acceptor.settle(self._held, now)
 
@@ -240,7 +243,7 @@ class Hand:
     def _serve(self, connection: T, address: Any, close: Callable[[T], None]) -> None:
         crew = self._crew
         self.lane.begin(name_of(address), time.monotonic(), crew.pool.request_timeout)
-        if self.lane.deadline and not crew.row.is_watched():
+        if (self.lane.deadline or crew.pool.is_measured) and not crew.row.is_watched():
             self._orders.wake_master()
         try:
             crew.handle(connection, address)

@@ -85,6 +85,13 @@ class Fork(Message, frozen=True):
     row: int
     log: int
     access: int | None
+    max_requests: int
+
+
+class Spent(Message, frozen=True):
+    """Worker: it has served as many requests as it was to serve, and goes on until it is told to drain."""
+
+    max_requests: int
 
 
 class Drain(Message, frozen=True):
@@ -109,7 +116,7 @@ class WriteLogs(Message, frozen=True):
     """Master: write what has been collected for the access log; this process may be about to be killed."""
 
 
-FromWorker = Ready | BootFailed | Failed | Busy | Draining
+FromWorker = Ready | BootFailed | Failed | Busy | Draining | Spent
 FromUnborn = Born | NotBorn
 FromMaster = Drain | Leave | ReopenLogs | WriteLogs | Fork
 

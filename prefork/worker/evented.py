@@ -140,7 +140,7 @@ class Loop:
             )
         )
         self._now = time.monotonic()
-        self._has_deadlines = bool(pool.stall_timeout or pool.request_timeout)
+        self._has_deadlines = bool(pool.stall_timeout or pool.request_timeout or pool.is_measured)
         self._held = 0  # connections, when the acceptor was last told
         # The deadlines of connections without a request, new and kept alive.
         self._fresh, self._idle = HEAD, IDLE
@@ -188,11 +188,7 @@ class Loop:
         if self._access is not None:
             self._access.flush(self._now)
         timeout = self._choose_timeout()
-        self._row.rest()
-        if self._threads is None:
-            self._row.set_busy(0.0)
-        else:
-            self._threads.wake()
+        self._rest()
         events = self._epoll.poll(timeout, MAX_EVENTS)
         self._mailbox.wake_up()
         self._now = time.monotonic()
@@ -230,6 +226,16 @@ class Loop:
         if self._orders.drain_by is not None:
             wake_at = min(wake_at, self._next_of_drain(self._orders.drain_by))
         return None if wake_at == math.inf else max(0.0, wake_at - self._now)
+
+    def _rest(self) -> None:
+        """Say that the loop is about to wait."""
+        self._row.rest()
+        if self._threads is None:
+            self._row.set_free(self._now)
+        else:
+            self._threads.wake()
+        if self._orders.max_requests:
+            self._orders.count_requests()
 
     def _arm_clock(self) -> None:
         self._row.turn(self._now, self._pool.stall_timeout)
@@ -656,7 +662,7 @@ class Loop:
         self._running += more
         is_busy = self._running >= self._pool.threads
         if is_busy != was_busy:
-            self._row.set_busy(self._now if is_busy else 0.0)
+            (self._row.set_busy if is_busy else self._row.set_free)(self._now)
 
     def _run_in_thread(self, connection: Connection, lane: Lane) -> None:
         handed_over = self._waiting.pop(connection, None)

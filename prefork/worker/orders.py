@@ -17,7 +17,7 @@ from prefork.handlers.hooks import NO_HOOKS
 from prefork.log import logger
 from prefork.scoreboard import Row, State
 from prefork.worker import channel
-from prefork.worker.channel import Busy, Drain, Draining, Leave, Message, Ready, ReopenLogs
+from prefork.worker.channel import Busy, Drain, Draining, Leave, Message, Ready, ReopenLogs, Spent
 from prefork.worker.logs import Logs
 from prefork.worker.post import Post
 from prefork.worker.threads import start_vital
@@ -40,6 +40,7 @@ class Orders:
         empty_queue: whether the drain has to accept all that waits in the listeners' queues first.
         exit_code: what the process is to end with.
         hooks: what is called right before Ready, and when the drain begins.
+        max_requests: how many requests the worker is to serve; 0 if that is no matter, or was reported.
 
     """
 
@@ -50,6 +51,7 @@ class Orders:
         self.exit_code = 0
         self.hooks = NO_HOOKS
         self._drain_hook: threading.Thread | None = None
+        self.max_requests = post.max_requests
         self._post = post
         self._worker = worker
         self._row = row
@@ -101,6 +103,13 @@ class Orders:
     def wake_master(self) -> None:
         """Tell the master that a deadline is armed; only needed while the board is not watched."""
         self.say(Busy())
+
+    def count_requests(self) -> None:
+        """Tell the master, once, when the worker has served ``max_requests``; for loops to call while there is one."""
+        limit = self.max_requests
+        if limit and self._row.requests >= limit:
+            self.max_requests = 0
+            self.say(Spent(limit))
 
     def drain(self, grace: float | None = None, empty_queue: bool = False) -> None:
         """Begin to drain. Later orders can only make it stricter; ``grace`` is the pool's unless given.

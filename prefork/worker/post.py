@@ -33,6 +33,7 @@ class Post(msgspec.Struct, frozen=True):
         channel: the worker's end of the channel to the master.
         stacks: a descriptor for the stacks of its threads.
         outlets: where the logs go.
+        max_requests: after how many requests it is to be recycled; 0: never.
 
     """
 
@@ -52,6 +53,7 @@ class Post(msgspec.Struct, frozen=True):
     channel: socket.socket
     stacks: int
     outlets: Outlets
+    max_requests: int = 0
 
     @property
     def files(self) -> tuple[str, str]:

@@ -189,7 +189,13 @@ def _worker_post(post: Post, order: Order) -> Post:
     outlets = Outlets(outlet(fork.log), None if fork.access is None else outlet(fork.access))
     theirs = socket.socket(fileno=channel_at)
     return msgspec.structs.replace(
-        post, slot=fork.slot, row=fork.row, channel=theirs, stacks=stacks, outlets=outlets
+        post,
+        slot=fork.slot,
+        row=fork.row,
+        channel=theirs,
+        stacks=stacks,
+        outlets=outlets,
+        max_requests=fork.max_requests,
     )
 
 

@@ -17,7 +17,7 @@ from prefork.config.schema import TEMPLATE, Config, Listen, Log, Master, Pool
 from prefork.master.estate import decode, encode
 from prefork.supervisor import actions, events
 from prefork.supervisor.actions import Action
-from prefork.supervisor.events import Clock, Event, Exit, Pulse
+from prefork.supervisor.events import Clock, Event, Exit, Pulse, Sighting
 from prefork.supervisor.server import Phase, Supervisor
 from prefork.supervisor.worker import Life, State
 from prefork.units import Address, Share, TcpAddress
@@ -65,6 +65,7 @@ class Process:
     draining: bool = False
     dead: bool = False
     pulses: list[Pulse] = field(default_factory=list)
+    busy_time: float = 0.0
 
 
 class FakeSystem:
@@ -94,6 +95,7 @@ class FakeSystem:
         self._proven: dict[
             tuple[str, int], int
         ] = {}  # how often a generation's workers got ready, or were done
+        self.awaited: frozenset[Key] = frozenset()
         self._births: set[int] = set()
         self._ordered: dict[int, tuple[actions.Spawn, Process]] = {}  # who is to be forked, and by whom
         self._pids = count(42)
@@ -150,6 +152,8 @@ class FakeSystem:
 
     def _pass_time(self, to: float) -> None:
         self._ticks = 0 if to > self.now else self._ticks
+        for process in self.processes.values():
+            process.busy_time += max(0.0, to - self.now) if process.pulses else 0.0
         self.now = max(self.now, to)
         self._check_clocks()
 
@@ -209,6 +213,12 @@ class FakeSystem:
         """Return who is ready and was not told to go."""
         return [birth for birth, process in self.processes.items() if process.ready and not process.draining]
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether nobody is spent, and nothing is about to happen by itself, or ever will."""
+        lives = (life for keeper in self.supervisor.keepers.values() for life in keeper.lives.values())
+        return self.ended is not None or (not self._agenda and all(life.spent is None for life in lives))
+
     def _happen(self, event: Event) -> None:
         if isinstance(event, events.Looked):
             self._finish_request(event.pulses[0])
@@ -257,6 +267,8 @@ class FakeSystem:
         asked = self.supervisor.handle(event, self.now)
         self._check_floor(before)
         self._check_probes(asked)
+        self._check_recycling()
+        self._check_sizes(event, asked)
         return asked
 
     def _perform(self, action: Action) -> Event | None:
@@ -279,7 +291,7 @@ class FakeSystem:
                 assert birth not in self.processes, "buried alive"
             case actions.Look():
                 pulses = [pulse for process in self.processes.values() for pulse in process.pulses]
-                return events.Looked(tuple(pulses))
+                return events.Looked(tuple(pulses), self._sightings())
             case _:
                 self._note(action)
         return None
@@ -300,11 +312,21 @@ class FakeSystem:
                 del self._ordered[birth]
             case actions.KeepListeners(addresses):
                 self.open &= addresses
+            case actions.AwaitClients(addresses):
+                assert addresses <= self.open, "a listener was closed too early"
+                self.awaited = addresses
             case actions.End():
                 assert self.ended is None, "the server ended twice"
                 assert all(process.immortal for process in self.processes.values()), "somebody is left"
                 self._check_end(action)
                 self.ended = action
+
+    def _sightings(self) -> tuple[Sighting, ...]:
+        return tuple(
+            Sighting(birth, 0, process.busy_time, 0, bool(process.pulses), bool(process.pulses))
+            for birth, process in self.processes.items()
+            if process.pool.is_measured
+        )
 
     def _target(self, birth: int) -> Process:
         assert birth in self.processes, f"{birth} is not alive: it was never born, or was reported dead"
@@ -442,7 +464,7 @@ class FakeSystem:
             process.pool.name == spawn.pool.name and process.generation == spawn.generation
             for process in self.processes.values()
         )
-        most = max(keeper.wanted, spawn.pool.workers)
+        most = max(keeper.wanted, spawn.pool.workers) + keeper._substitutes()  # beside one who is to go
         holds = spawn.pool.restart != "always"
         assert not holds or len(finals) + living < most, "somebody follows on a final end"
 
@@ -483,6 +505,27 @@ class FakeSystem:
                 tried = [life for life in lives if life.ready_at is None and not life.asked]
                 assert len(tried) == 1, "two are tried at once"
 
+    def _check_recycling(self) -> None:
+        """Of a pool's workers one at a time is recycled, and nobody is called so who is not spent."""
+        for keeper in self.supervisor.keepers.values():
+            lives = [life for life in keeper.lives.values() if (life.why or "").startswith("recycled")]
+            current = [life for life in lives if life.generation == keeper.generation]
+            assert len(current) <= 1, "two are recycled at once"
+            assert all(life.spent for life in lives)
+
+    def _check_sizes(self, event: Event, asked: list[Action]) -> None:
+        """No pool scales beyond its bounds, and by its load only idle workers are retired."""
+        for keeper in self.supervisor.keepers.values():
+            if keeper.closing is None and keeper.settings is not None and keeper.settings.scale is not None:
+                least, most = keeper.settings.size_range
+                assert least <= keeper.wanted <= most
+        if isinstance(event, events.Looked):
+            for drain in (action for action in asked if isinstance(action, actions.Drain)):
+                life = self.supervisor.life(drain.birth)
+                assert life is not None
+                is_idle = not self.processes[drain.birth].pulses
+                assert life.why != "scaled down" or is_idle, "a busy one is retired"
+
     def _check_clocks(self) -> None:
         """No request of a serving worker has been overdue for more than a moment."""
         for birth, process in self.processes.items():
@@ -513,6 +556,8 @@ class FakeSystem:
             assert not (keeper.settings.essential and keeper.is_done), (
                 "the server goes on without what is essential"
             )
+            scale = keeper.settings.scale
+            assert keeper.resting or scale is None or wanted <= scale.at_rest, "too many idle workers stay"
             assert states == [(State.READY, keeper.generation)] * wanted
             assert len({life.slot for life in keeper.lives.values()} - keeper.ends.keys()) == wanted
             assert not any(life.lost or life.halted for life in keeper.lives.values())
@@ -521,3 +566,5 @@ class FakeSystem:
             preloads = keeper.settings is not None and keeper.settings.preload and not keeper.resting
             assert templates == [(State.READY, keeper.generation)] * preloads
         assert self.open == all_keyed(self.adopted).keys()
+        sleeping = [keeper for keeper in supervisor.keepers.values() if not (keeper.wanted or keeper.resting)]
+        assert self.awaited == frozenset(key for keeper in sleeping for key in keeper.addresses())

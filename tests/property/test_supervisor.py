@@ -11,17 +11,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from prefork.config.order import circle, predecessors
 from prefork.config.schema import Config, Pool
+from prefork.config.schema import Scale as Scaling
+from prefork.supervisor import recycling
 from prefork.supervisor.events import (
     Boot,
     ChannelLost,
     Continued,
     Exit,
     Halted,
+    Knocked,
     LeftQueue,
     Reload,
     Rest,
     Scale,
     Shift,
+    Spent,
     Stop,
 )
 from prefork.supervisor.pool import SETTLE
@@ -31,6 +35,8 @@ from tests.property.fake_system import PORTS, FakeSystem, config, pool
 
 CLOCKS = {"boot_timeout": 8.0, "request_timeout": 4.0, "stall_timeout": 4.0, "graceful_timeout": 5.0}
 DRAIN_DELAY = 3.0
+AGE = 40.0
+IDLE_FOR = 6.0
 # An obedient world has settled by then: back-off at its limit, boots, drains and the clocks of who still hangs.
 LONG_ENOUGH = 300.0
 # A dump may be under way when the drain is ordered, and another follows its clock.
@@ -38,6 +44,13 @@ SLOWEST_STOP = DRAIN_DELAY + SETTLE + CLOCKS["graceful_timeout"] + 2 * STACKS
 A_MOMENT = 0.1
 RESTARTS = ["always", "always", "always", "on-failure", "never", "once"]
 EXAMPLES = int(os.environ.get("SUPERVISOR_EXAMPLES", "200"))
+
+
+@st.composite
+def scales(draw: st.DrawFn) -> Scaling:
+    least = draw(st.integers(0, 3))
+    most = draw(st.integers(max(1, least), 5))
+    return Scaling(min=least, max=most, spare=draw(st.integers(0, most)), idle_for=IDLE_FOR)
 
 
 @st.composite
@@ -53,7 +66,9 @@ def pools(draw: st.DrawFn, name: str, ports: list[int], broken: bool) -> Pool:
         drain_delay=draw(st.sampled_from([0.0, DRAIN_DELAY])),
         restart=(restart := draw(st.sampled_from(RESTARTS))),
         essential=restart in ("never", "on-failure") and draw(st.integers(0, 3)) == 3,
-        task=restart == "once" or draw(st.integers(0, 3)) == 3,
+        task=restart == "once" or (is_task := draw(st.integers(0, 3)) == 3),
+        max_age=draw(st.sampled_from([0.0, 0.0, 0.0, AGE])),
+        scale=draw(scales()) if restart == "always" and not is_task and draw(st.booleans()) else None,
         **CLOCKS,
     )
 
@@ -158,6 +173,11 @@ class Histories(RuleBasedStateMachine):
             self.system.plan(LeftQueue(birth), 0.0)
 
     @rule(number=births)
+    def somebody_is_spent(self, number: int) -> None:
+        if (birth := self.anybody(number)) is not None:
+            self.system.plan(Spent(birth, "max_requests 1,003"), 0.0)
+
+    @rule(number=births)
     def somebody_closes_its_channel(self, number: int) -> None:
         if (birth := self.anybody(number)) is not None:
             self.system.plan(ChannelLost(birth), 0.0)
@@ -175,6 +195,16 @@ class Histories(RuleBasedStateMachine):
                 process.halted = False
                 self.system.tell(Continued(birth))
 
+    @rule(seconds=st.sampled_from([2.5, 0.5]))
+    def all_are_busy(self, seconds: float) -> None:
+        for birth in self.system.living():
+            self.system.work(birth, seconds)
+
+    @rule()
+    def clients_come_to_pools_that_sleep(self) -> None:
+        for address in sorted(self.system.awaited, key=str):
+            self.system.tell(Knocked(address))
+
     @rule(number=births, seconds=st.sampled_from([60.0, 3.0, 0.1, 0.0]))
     def a_request_comes(self, number: int, seconds: float) -> None:
         if (birth := self.anybody(number)) is not None:
@@ -188,8 +218,24 @@ class Histories(RuleBasedStateMachine):
             self.the_halted_go_on()
         self.system.behave = True
         self.system.run(LONG_ENOUGH)
-        assert self.system.next_happening() is None, "it never settles"
+        self.let_the_spent_go()
+        assert self.system.next_happening() == self.next_expiry(), "it never settles"
         self.system.check_settled()
+
+    def let_the_spent_go(self) -> None:
+        """Find a moment at which nobody is being recycled: of workers that must not grow old there always is one."""
+        for _ in range(1000):
+            if self.system.is_calm or not self.system.step():
+                break
+        assert self.system.is_calm
+
+    def next_expiry(self) -> float | None:
+        """Return when the next worker is too old: all that may be due in a settled server, if it has not ended."""
+        if self.system.ended is not None:
+            return None
+        keepers = self.system.supervisor.keepers.values()
+        ends = [recycling.next_expiry(keeper.lives.values()) for keeper in keepers]
+        return min((end for end in ends if end is not None), default=None)
 
     @rule(chance=st.integers(0, 9), now=st.booleans())
     def it_is_told_to_stop(self, chance: int, now: bool) -> None:

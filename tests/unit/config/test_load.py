@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefork.config.schema import Http, Limits, Listen, Log, Master, Pool, Tls, options
+from prefork.config.schema import Http, Limits, Listen, Log, Master, Pool, Scale, Tls, options
 from prefork.units import Share, TcpAddress, UnixAddress
 from tests.unit.config.reading import WEB, problems, read
 
@@ -54,6 +54,66 @@ def test_values_are_read_in_their_units():
     assert (pool.env, pool.http.max_body) == ({"LANG": "C.UTF-8"}, 10_000)
 
 
+def test_a_worker_is_recycled_by_requests_size_and_age():
+    pool = read(
+        WEB + 'max_requests = 1000\nmax_requests_jitter = 50\nmax_memory = "512MiB"\nmax_age = "1d"'
+    ).pools["web"]
+    assert (pool.max_requests, pool.max_memory, pool.max_age) == (1000, 2**29, 86400)
+    assert pool.max_requests_jitter == Share(number=50)
+
+
+@pytest.mark.parametrize("none", ["0", '"0%"'])
+def test_jitter_may_be_none(none):
+    assert read(WEB + f"max_requests_jitter = {none}").pools["web"].max_requests_jitter.part_of(1000) == 0
+
+
+def test_a_pool_scales_between_two_numbers():
+    table = '[pool.web.scale]\nmax = "auto"\nidle_for = "5m"\n'
+    scale = read(WEB + table, cpus=3).pools["web"].scale
+    assert scale == Scale(min=1, max=3, spare=1, idle_for=300, max_memory=0)
+    assert read(WEB).pools["web"].scale is None
+
+
+@pytest.mark.parametrize(
+    ("table", "size_at_rest", "first_size"),
+    [("max = 4", 1, 1), ("min = 2\nmax = 4\nspare = 3", 3, 3), ("min = 0\nmax = 4\nspare = 2", 0, 1)],
+)
+def test_a_pool_that_scales_rests_with_its_fewest_workers(table, size_at_rest, first_size):
+    pool = read(WEB + f"[pool.web.scale]\n{table}\n").pools["web"]
+    assert pool.scale.at_rest == size_at_rest
+    assert pool.first_size == first_size
+
+
+SCALES = [
+    (
+        "workers = 4\n[pool.web.scale]\nmax = 8",
+        "workers: expected either workers or a table scale, which says how",
+    ),
+    ("[pool.web.scale]\nmin = 2", "[pool.web.scale]: expected a table with a max, found none"),
+    ("[pool.web.scale]\nmin = 9\nmax = 8", "min: expected at most as many as max (8), found 9"),
+    ("[pool.web.scale]\nspare = 9\nmax = 8", "spare: expected at most as many as max (8), found 9"),
+    ("[pool.web.scale]\nmax = 0", 'max: expected a whole number from 1 to 1000 or "auto", found 0'),
+    ("[pool.web.scale]\nmax = 2\nidle_for = 0", "idle_for: expected a duration above 0"),
+    (
+        'restart = "never"\n[pool.web.scale]\nmax = 2',
+        '[pool.web] restart: expected "always" beside a table scale',
+    ),
+    ("[pool.web.scale]\nmax = 2\nworkers = 3", 'expected a known key, found "workers"'),
+]
+
+
+@pytest.mark.parametrize(("lines", "message"), SCALES)
+def test_a_scale_that_makes_no_sense_is_refused(lines, message):
+    assert message in web(lines)[0]
+
+
+@pytest.mark.parametrize("kind", ['task = "a:b"', 'command = ["a"]'])
+@pytest.mark.parametrize("line", ["max_requests = 5", "scale = { max = 2 }"])
+def test_what_serves_no_requests_has_no_number_of_them(kind, line):
+    (problem,) = problems(f"[pool.work]\n{kind}\n{line}\n")
+    assert "expected this in a pool of another kind" in problem[0]
+
+
 def test_auto_stays_within_what_a_pool_may_have():
     assert read(WEB + 'workers = "auto"', cpus=5000).pools["web"].workers == 1000
 
@@ -101,6 +161,16 @@ def test_accounts_may_be_numbers():
 
 # What is wrong, in the fourth line of a file.
 WRONG = [
+    (
+        'max_requests_jitter = "101%"',
+        ':4: [pool.web] max_requests_jitter: expected a whole number from 0, or a share from "0%" to "100%", found "101%"',
+        None,
+    ),
+    (
+        'surge = "0%"',
+        ':4: [pool.web] surge: expected a whole number from 1, or a share from "1%" to "100%", found "0%"',
+        None,
+    ),
     (
         'workers = "four"',
         ':4: [pool.web] workers: expected a whole number or "auto", found "four"',
@@ -417,11 +487,6 @@ KEYS_OF_LATER_ISSUES = [
     "proxy_protocol",
     "trusted",
     "root_path",
-    "scale",
-    "max_requests",
-    "max_requests_jitter",
-    "max_memory",
-    "max_age",
     "slow_request",
 ]
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from prefork.config.schema import Hooks, Http, Limits, Listen, Log, Master, Pool, Tls, options
+from prefork.config.schema import Hooks, Http, Limits, Listen, Log, Master, Pool, Scale, Tls, options
 from prefork.config.starter import full_toml, starter
 from tests.unit.config.reading import WEB, read
 
 CONF = Path(__file__).parents[3] / "conf"
-STRUCTS = (Master, Log, Hooks, Pool, Limits, Http, Listen, Tls)
+STRUCTS = (Master, Log, Hooks, Pool, Limits, Http, Listen, Tls, Scale)
 
 
 def test_the_reference_is_up_to_date():
@@ -54,7 +54,7 @@ def test_the_examples_in_the_reference_are_valid():
 def test_the_reference_has_every_key_with_its_documentation(struct):
     text = full_toml()
     for name, option in options(struct).items():
-        if (struct, name) not in ((Pool, "limits"), (Pool, "http"), (Pool, "tls")):
+        if (struct, name) not in ((Pool, "limits"), (Pool, "http"), (Pool, "tls"), (Pool, "scale")):
             assert re.search(rf"^(# )?{name} = .* # {re.escape(option.meta.description)}", text, re.MULTILINE)
 
 

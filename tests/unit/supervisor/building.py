@@ -37,6 +37,7 @@ class House:
         self.actions: list[Action] = []
         self.spawned: dict[int, Spawn] = {}
         self.forks = True
+        self.busy_times: dict[int, float] = {}
 
     def tell(self, event: Event) -> list[Action]:
         """Hand in an event, and the birth of whoever is spawned; return all that was asked for."""

@@ -29,6 +29,7 @@ class FakeOrders:
         self.drain_by: float | None = None
         self.empty_queue = False
         self.exit_code: int | None = None
+        self.max_requests = 0
         self.has_left_queue = threading.Event()
         self.woken_master = 0
 
