@@ -154,8 +154,8 @@ class Delivery:
         match received:
             case Born(pid), descriptors:
                 self._take_in(unborn, Child(pid, *descriptors[:1]))
-            case NotBorn(reason), _:
-                self._fail(unborn, reason)
+            case NotBorn(reason, traceback), _:
+                self._fail(unborn, reason, traceback)
             case None:
                 self._fail(unborn, GONE)
 
@@ -165,9 +165,9 @@ class Delivery:
         self._welcome(charge)
         self._feed(events.Spawned(charge.birth, child.pid))
 
-    def _fail(self, unborn: Unborn, reason: str) -> None:
+    def _fail(self, unborn: Unborn, reason: str, traceback: str = "") -> None:
         unborn.close()
-        self._feed(events.SpawnFailed(unborn.spawn.birth, reason))
+        self._feed(events.SpawnFailed(unborn.spawn.birth, reason, traceback))
 
 
 def turn_away(ours: socket.socket) -> None:

@@ -123,10 +123,11 @@ class Spawned(msgspec.Struct, frozen=True):
 
 
 class SpawnFailed(msgspec.Struct, frozen=True):
-    """The operating system would not make the worker."""
+    """The operating system would not make the worker, or its template could not."""
 
     birth: int
     reason: str
+    traceback: str = ""
 
 
 class Ready(msgspec.Struct, frozen=True):

@@ -297,7 +297,6 @@ class Keeper:
         if life.generation > self.generation:  # on trial, or already given up
             if self.trial and life.generation == self.trial.generation:
                 self.trial.note_gone(life)
-                self.trial.begun = True  # a template has failed before there was any worker
             return []
         if life.generation == self.generation and life.is_final:
             return self._note_final(life)
@@ -323,7 +322,7 @@ class Keeper:
             actions += self._retire_excess(now)
             actions += self._keep_template(self.settings, now) + self._spawn_missing(now)
             is_complete = self._ready_now() >= self._target() + self._substitutes()
-            if is_complete and (self.resting or self._can_fork()):
+            if is_complete and (self._can_fork() or not self._needs_template(self.settings)):
                 self.degraded = None
         return actions
 
@@ -416,23 +415,27 @@ class Keeper:
     def _keep_template(self, settings: Pool, now: float) -> list[Action]:
         """Have a template even while no worker is missing: the next one that is will not wait for it."""
         self._template_at = None
-        if not settings.preload or self.resting or self.templates.has(self.generation):
+        if not self._needs_template(settings) or self.templates.has(self.generation):
             return []
         if now < self._not_before:
             self._template_at = self._not_before
             return []
         return self._ensure_template(settings, self.generation)
 
+    def _needs_template(self, settings: Pool) -> bool:
+        return settings.preload and not self.resting and not self.is_done
+
     def _ensure_template(self, settings: Pool, generation: int) -> list[Action]:
         return [] if self.templates.has(generation) else [self.templates.spawn(settings, generation)]
 
     def _retire_templates(self, now: float) -> list[Action]:
         """Let templates go from which nobody will be forked any more."""
-        kept = set() if self.resting else {self.generation}
-        why = "drained on request" if self.resting else f"replaced by generation {self.generation}"
-        return self.templates.retire_others(
-            kept | ({self.trial.generation} if self.trial else set()), why, now
-        )
+        kept = {self.trial.generation} if self.trial else set()
+        why = "drained on request" if self.resting else "nobody is to be forked any more"
+        if self.settings is not None and self._needs_template(self.settings):
+            kept.add(self.generation)
+            why = f"replaced by generation {self.generation}"
+        return self.templates.retire_others(kept, why, now)
 
     def _retire_old(self, now: float) -> list[Action]:
         """Retire old workers that are not ready, and as many ready ones as can be spared."""

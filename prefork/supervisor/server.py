@@ -495,8 +495,8 @@ def _input(event: WorkerEvent) -> tuple[Input, object]:
     match event:
         case events.Spawned(_, pid):
             return Input.SPAWNED, pid
-        case events.SpawnFailed(_, reason):
-            return Input.SPAWN_FAILED, reason
+        case events.SpawnFailed(_, reason, traceback):
+            return Input.SPAWN_FAILED, (reason, traceback)
         case events.BootFailed(_, reason, traceback):
             return Input.BOOT_FAILED, (reason, traceback)
         case events.Failed(_, reason, traceback):

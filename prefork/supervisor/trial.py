@@ -6,7 +6,7 @@ from enum import Enum, auto
 
 import msgspec
 
-from prefork.config.schema import Pool
+from prefork.config.schema import TEMPLATE, Pool
 from prefork.supervisor.events import Exit
 from prefork.supervisor.worker import Life, State
 
@@ -41,13 +41,22 @@ class Trial(msgspec.Struct):
         return self.settings.restart == "once"
 
     def note_gone(self, life: Life) -> None:
-        """Take notice of a worker of this generation that is gone, unasked."""
+        """Take notice of a worker of this generation that is gone, unasked; or of its template."""
+        if life.slot == TEMPLATE:
+            self._note_template_gone(life)
+            return
         if life.is_final:
             self.ends[life.slot] = life.exit or Exit()
         if life.done and (life.is_final or life.ready_at is not None):
             self.has_done = True
         else:
             self.has_failed = True
+            self.failure = (life.reason, life.traceback)
+
+    def _note_template_gone(self, life: Life) -> None:
+        """Give up, unless workers were ordered already: they show what the generation is worth."""
+        if not self.begun:
+            self.begun = self.has_failed = True
             self.failure = (life.reason, life.traceback)
 
     def verdict(self, workers: list[Life]) -> Verdict:

@@ -206,8 +206,8 @@ def _spawned(life: Life, pid: int, now: float) -> list[Action]:
     return []
 
 
-def _spawn_failed(life: Life, reason: str, _now: float) -> list[Action]:
-    life.failure = reason
+def _spawn_failed(life: Life, failure: tuple[str, str], _now: float) -> list[Action]:
+    life.failure, life.traceback = failure
     life.move(State.GONE, None)
     return []
 

@@ -72,6 +72,13 @@ class NotBorn(Message, frozen=True):
     """Template, on the channel of a worker that it was to fork: it could not, for this reason."""
 
     reason: str
+    traceback: str = ""
+
+
+def not_born(reason: str, traceback: str = "") -> NotBorn:
+    """Return the message for a reason and a traceback of any length, cut as ``boot_failed`` does it."""
+    cut = boot_failed(reason, traceback)
+    return NotBorn(cut.reason, cut.traceback)
 
 
 class Fork(Message, frozen=True):

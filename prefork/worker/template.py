@@ -28,11 +28,11 @@ from prefork.worker.channel import (
     Born,
     Draining,
     Fork,
-    NotBorn,
     Ready,
     ReopenLogs,
     WriteLogs,
     boot_failed,
+    not_born,
 )
 from prefork.worker.main import Loaded
 from prefork.worker.post import Post
@@ -170,9 +170,9 @@ def _fork(post: Post, order: Order, loaded: Loaded, orders: Orders) -> None:
             process.fork_for_subreaper(lambda: _be_worker(workers, loaded, orders))
         except BootError as error:
             logger.error("%s\n%s", error.message, error.traceback.rstrip())
-            channel.send(workers.channel, NotBorn(error.message))
+            channel.send(workers.channel, not_born(error.message, error.traceback))
         except OSError as error:
-            channel.send(workers.channel, NotBorn(f"cannot fork: {error.strerror}"))
+            channel.send(workers.channel, not_born(f"cannot fork: {error.strerror}"))
         workers.channel.detach()
     for descriptor in order.descriptors:
         os.close(descriptor)

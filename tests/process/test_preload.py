@@ -297,6 +297,34 @@ def test_privileges_are_dropped_before_the_application_is_loaded(start, open_fol
     assert os.stat(f"/proc/{replace_one(server)}").st_uid == owner
 
 
+HOOKS = """
+import os
+def before_fork(worker):
+    with open("moments", "a") as file:
+        print("before_fork", os.getpid(), worker.slot, file=file)
+    if os.path.exists("broken"):
+        raise RuntimeError("the hook's own mistake")
+def after_fork(worker):
+    with open("moments", "a") as file:
+        print("after_fork", os.getpid(), worker.slot, file=file)
+"""
+
+
+def test_hooks_are_called_in_the_template_before_each_fork_and_in_the_worker_after_it(start, tmp_path):
+    (tmp_path / "hooks.py").write_text(HOOKS)
+    head = '[hooks]\nmodule = "hooks"\n'
+    server = start(head + own(tmp_path, workers=1)).wait_serving()
+    (worker,) = server.pids()
+    moments = (tmp_path / "moments").read_text().splitlines()
+    assert moments == [f"before_fork {template(server)} 0", f"after_fork {worker} 0"]
+    (tmp_path / "broken").touch()
+    reload = server.run("reload")
+    assert reload.returncode == 1
+    assert "hook before_fork failed: RuntimeError: the hook's own mistake" in reload.stderr
+    assert "in before_fork" in reload.stderr
+    assert server.pids() == {worker}
+
+
 def test_socket_handlers_with_threads_are_forked_too(start):
     server = start(pool("faults:act", preload=True, workers=2, threads=3)).wait_serving()
     with begin(server, "sleep 0.2"):

@@ -243,7 +243,7 @@ class FakeSystem:
     def _count(self, event: events.WorkerEvent, process: Process) -> None:
         """Remember what a worker has shown of its generation, by the rules of ``restart``."""
         life = self.supervisor.life(event.birth)
-        if life is None or life.asked:
+        if life is None or life.asked or process.slot == TEMPLATE:
             return
         place, restart = (process.pool.name, process.generation), process.pool.restart
         if isinstance(event, events.Exited):
@@ -398,7 +398,8 @@ class FakeSystem:
         match how:
             case "ready":
                 self.plan(events.Ready(spawn.birth), after)
-                if spawn.pool.restart == "once" or (spawn.pool.task and self.random.random() < 0.2):
+                ends = spawn.pool.restart == "once" or (spawn.pool.task and self.random.random() < 0.2)
+                if ends and spawn.slot != TEMPLATE:
                     self._end(spawn, after + self.random.choice(RUN))
             case "fail":
                 self.plan(events.BootFailed(spawn.birth, "ImportError: shop", "Traceback"), after)
@@ -448,7 +449,8 @@ class FakeSystem:
                 shown = self._proven.get((name, spawn.generation), 0)
                 assert shown >= needed, f"{spawn.pool.name} starts before {name}"
         if spawn.pool.restart == "once":
-            others = [other for other in self.processes.values() if other.pool.name == spawn.pool.name]
+            workers = [process for process in self.processes.values() if process.slot != TEMPLATE]
+            others = [other for other in workers if other.pool.name == spawn.pool.name]
             assert not any(
                 other.pool.restart == "once" and other.generation != spawn.generation and not other.immortal
                 for other in others
@@ -457,12 +459,13 @@ class FakeSystem:
     def _check_finals(self, spawn: actions.Spawn) -> None:
         """Nobody follows on an end that was final."""
         keeper = self.supervisor.keepers.get(spawn.pool.name)
-        if keeper is None or self.scaled:
+        if keeper is None or self.scaled or spawn.slot == TEMPLATE:
             return
         finals = self._finals.get((spawn.pool.name, spawn.generation), [])
         living = sum(
             process.pool.name == spawn.pool.name and process.generation == spawn.generation
             for process in self.processes.values()
+            if process.slot != TEMPLATE
         )
         most = max(keeper.wanted, spawn.pool.workers) + keeper._substitutes()  # beside one who is to go
         holds = spawn.pool.restart != "always"
@@ -563,7 +566,7 @@ class FakeSystem:
             assert not any(life.lost or life.halted for life in keeper.lives.values())
             assert keeper.degraded is None
             templates = [(life.state, life.generation) for life in keeper.templates.lives.values()]
-            preloads = keeper.settings is not None and keeper.settings.preload and not keeper.resting
+            preloads = keeper.settings.preload and not keeper.resting and not keeper.is_done
             assert templates == [(State.READY, keeper.generation)] * preloads
         assert self.open == all_keyed(self.adopted).keys()
         sleeping = [keeper for keeper in supervisor.keepers.values() if not (keeper.wanted or keeper.resting)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from prefork.config.schema import TEMPLATE
 from prefork.supervisor.actions import (
     Disown,
@@ -226,3 +228,39 @@ class TestEnd:
         house.tell(Exited(1, CLEAN))
         assert house.supervisor.next_deadline() is None
         assert one(Spawn, house.tell(Reload(config(preloaded(1))))).slot == TEMPLATE
+
+
+class TestPoolsThatEnd:
+    def test_a_template_that_leaves_by_itself_is_no_work_that_was_done(self) -> None:
+        house = serving(1)
+        template = one(Spawn, house.tell(Reload(config(preloaded(1, restart="on-failure"))))).birth
+        house.forks = False
+        worker = one(Spawn, house.ready(template)).birth
+        house.tell(Ordered(worker))
+        actions = house.tell(Exited(template, CLEAN))
+        assert only(EndRollout, actions) == []
+        ended = one(EndRollout, house.tell(SpawnFailed(worker, "its template is gone", "Traceback: …")))
+        assert (ended.reason, ended.traceback) == (
+            "pool web: no worker of generation 2 got ready: its template is gone",
+            "Traceback: …",
+        )
+
+    def test_work_that_is_done_once_is_judged_by_the_workers_alone(self) -> None:
+        house = House()
+        house.tell(Boot(config(preloaded(1, restart="once"))))
+        (worker,) = [spawn.birth for spawn in only(Spawn, house.ready(1))]
+        house.ready(worker)
+        house.tell(Exited(1, SHOT))
+        assert one(EndRollout, house.tell(Exited(worker, CLEAN))) == EndRollout(1)
+
+    @pytest.mark.parametrize("restart", ["once", "never", "on-failure"])
+    def test_a_pool_that_is_done_keeps_no_template(self, restart: str) -> None:
+        house = House()
+        house.tell(Boot(config(preloaded(1, restart=restart))))
+        house.ready(1)
+        (worker,) = workers(house)
+        house.ready(worker)
+        actions = house.wait(60.0, Exited(worker, CLEAN))
+        assert one(Drain, actions).birth == 1
+        assert only(Spawn, [*actions, *house.tell(Exited(1, CLEAN))]) == []
+        assert house.supervisor.next_deadline() is None

@@ -96,7 +96,7 @@ class TestBoot:
 
     def test_a_failed_fork_ends_the_life(self) -> None:
         worker = life()
-        worker.handle(Input.SPAWN_FAILED, "fork: EAGAIN", 101.0)
+        worker.handle(Input.SPAWN_FAILED, ("fork: EAGAIN", ""), 101.0)
         assert (worker.state, worker.failure) == (State.GONE, "fork: EAGAIN")
 
     def test_a_failed_boot_has_a_moment_to_exit_and_is_then_killed(self) -> None:
