@@ -134,7 +134,10 @@ class Board:
         return sorted({*range(self.rows)} - {*self._free})
 
     def close(self) -> None:
-        """Close the descriptor; the memory goes with the last who has it mapped."""
+        """Give back the memory and its descriptor; others that have it mapped keep it."""
+        self.words.release()
+        self.times.release()
+        self.map.close()
         if self.descriptor is not None:
             os.close(self.descriptor)
             self.descriptor = None
@@ -193,6 +196,9 @@ class UnreadableBoard(Board):
     def read(self, number: int) -> Snapshot:  # noqa: ARG002 - whichever it is
         """Return what is known of a row: nothing."""
         return Snapshot(State.FREE, 0, 0, 0, 0.0, 0.0, ())
+
+    def watch(self, watched: bool) -> None:
+        """Do nothing: its workers could not tell."""
 
     def release(self, number: int) -> None:
         """Do nothing: the row is nobody's any more, and nobody else will have it."""

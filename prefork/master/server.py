@@ -294,6 +294,11 @@ class Server:
             if key not in wanted and id(board) not in used:
                 self._boards.pop(key).close()
 
+    def close_boards(self) -> None:
+        """Give all scoreboards back, once nobody is left who would show anything."""
+        while self._boards:
+            self._boards.popitem()[1].close()
+
     def watch(self, on: bool) -> None:
         """Let workers know whether the scoreboard is looked at by itself."""
         self.watched = on

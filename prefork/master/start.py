@@ -106,3 +106,4 @@ def _clear_away(server: Server) -> None:
     server.guard.dismiss()
     if guard is not None:
         process.wait_for(guard)
+    server.close_boards()

@@ -539,8 +539,6 @@ def test_a_worker_gives_everything_back() -> None:
             site.orders.drain()  # with time enough to hear that the thread is done
         site.listener.close()
         site.board.close()
-    del site
-    gc.collect()  # the boards: who has memory mapped has it open
     assert len(set(descriptors.iterdir()) - before) <= 1  # the listing's own
 
 
