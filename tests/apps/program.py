@@ -107,6 +107,17 @@ def wait_for(path):
         time.sleep(0.01)
 
 
+def take(path):
+    """Wait for a file and remove it: one of several who wait gets it."""
+    while True:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            time.sleep(0.01)
+        else:
+            return
+
+
 def allocate(size):
     global kept
     kept = b"x" * int(size)
@@ -135,6 +146,7 @@ VERBS = {
     "away": lambda verbs: child(*verbs.split(","), session=True),
     "orphan": lambda _: orphan(),
     "await": wait_for,
+    "take": take,
     "allocate": allocate,
     "sleep": sleep,
     "serve": lambda _: serve(),

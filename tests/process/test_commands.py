@@ -122,8 +122,9 @@ def test_a_program_that_never_says_it_is_ready_is_ended_with_all_its_processes(s
 
 
 def test_a_program_that_says_it_stops_is_replaced_before_it_has_ended(start, tmp_path):
-    verbs = [f"await={tmp_path}/go", "stopping", f"await={tmp_path}/end"]
-    server = start(pool("polite=TERM", "ready", *verbs, listen=LISTEN)).wait_serving()
+    verbs = [f"take={tmp_path}/go", "stopping", f"await={tmp_path}/end"]
+    table = pool("polite=TERM", "ready", *verbs, listen=LISTEN, graceful_timeout=60)
+    server = start(table).wait_serving()
     (first,) = server.pids()
     (tmp_path / "go").touch()
     wait_until(
@@ -131,7 +132,6 @@ def test_a_program_that_says_it_stops_is_replaced_before_it_has_ended(start, tmp
         "next",
     )
     assert next(worker for worker in server.workers() if worker["pid"] == first)["state"] == "draining"
-    (tmp_path / "go").unlink()
     (tmp_path / "end").touch()
     server.wait_for(rf"info  work/0 gen=1 pid={first} ended: clean: it left by itself")
 
