@@ -400,7 +400,9 @@ class Keeper:
         return [self._spawn(self.settings, self.generation) for _ in range(count)]
 
     def _spawn(self, settings: Pool, generation: int) -> Spawn:
-        taken = {life.slot for life in self._of(generation) if life is not self._recycled}
+        # Where ends may be final each is noted by its slot: there a spent worker's is not given away before its end.
+        given_away = self._recycled if settings.restart == "always" else None
+        taken = {life.slot for life in self._of(generation) if life is not given_away}
         if generation == self.generation:
             taken |= self.ends.keys()
         slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)

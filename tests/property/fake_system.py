@@ -15,7 +15,7 @@ from prefork.config.listeners import Key, all_keyed, keyed
 from prefork.config.order import predecessors
 from prefork.config.schema import TEMPLATE, Config, Listen, Log, Master, Pool
 from prefork.master.estate import decode, encode
-from prefork.supervisor import actions, events
+from prefork.supervisor import actions, events, recycling
 from prefork.supervisor.actions import Action
 from prefork.supervisor.events import Clock, Event, Exit, Pulse, Sighting
 from prefork.supervisor.server import Phase, Supervisor
@@ -215,9 +215,13 @@ class FakeSystem:
 
     @property
     def is_calm(self) -> bool:
-        """Whether nobody is spent, and nothing is about to happen by itself, or ever will."""
-        lives = (life for keeper in self.supervisor.keepers.values() for life in keeper.lives.values())
-        return self.ended is not None or (not self._agenda and all(life.spent is None for life in lives))
+        """Whether nobody is spent, and nothing will happen before the next worker is too old."""
+        keepers = self.supervisor.keepers.values()
+        ends = [recycling.next_expiry(keeper.lives.values()) for keeper in keepers]
+        if any(life.spent for keeper in keepers for life in keeper.lives.values()) and self.ended is None:
+            return False
+        expected = min((end for end in ends if end is not None), default=None) if self.ended is None else None
+        return self.next_happening() == expected
 
     def _happen(self, event: Event) -> None:
         if isinstance(event, events.Looked):
@@ -456,6 +460,11 @@ class FakeSystem:
                 for other in others
             ), "it is done twice at a time"
 
+    def _is_recycled(self, birth: int) -> bool:
+        """Tell whether a worker has been replaced already, and leaves."""
+        life = self.supervisor.life(birth)
+        return life is not None and (life.why or "").startswith("recycled")
+
     def _check_finals(self, spawn: actions.Spawn) -> None:
         """Nobody follows on an end that was final."""
         keeper = self.supervisor.keepers.get(spawn.pool.name)
@@ -463,9 +472,11 @@ class FakeSystem:
             return
         finals = self._finals.get((spawn.pool.name, spawn.generation), [])
         living = sum(
-            process.pool.name == spawn.pool.name and process.generation == spawn.generation
-            for process in self.processes.values()
-            if process.slot != TEMPLATE
+            process.pool.name == spawn.pool.name
+            and process.generation == spawn.generation
+            and process.slot != TEMPLATE
+            and not self._is_recycled(birth)
+            for birth, process in self.processes.items()
         )
         most = max(keeper.wanted, spawn.pool.workers) + keeper._substitutes()  # beside one who is to go
         holds = spawn.pool.restart != "always"
@@ -511,7 +522,7 @@ class FakeSystem:
     def _check_recycling(self) -> None:
         """Of a pool's workers one at a time is recycled, and nobody is called so who is not spent."""
         for keeper in self.supervisor.keepers.values():
-            lives = [life for life in keeper.lives.values() if (life.why or "").startswith("recycled")]
+            lives = [life for life in keeper.lives.values() if self._is_recycled(life.birth)]
             current = [life for life in lives if life.generation == keeper.generation]
             assert len(current) <= 1, "two are recycled at once"
             assert all(life.spent for life in lives)
