@@ -14,10 +14,18 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Self
+from typing import NamedTuple, Self
 
 TIMEOUT = 20.0
 Address = tuple[str, int] | str
+
+
+class Loss(NamedTuple):
+    """A request that was not answered: the client's port (0: it was not even connected), what happened, and when."""
+
+    port: int
+    error: str
+    at: float
 
 
 class Load:
@@ -38,6 +46,7 @@ class Load:
         self.outcomes: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
         self.bodies: Counter[bytes] = Counter()
+        self.losses: list[Loss] = []
         self._address = address
         self._path = path
         self._pause = pause
@@ -82,6 +91,12 @@ class Load:
             self.outcomes[outcome] += 1
             self.examples.setdefault(outcome, detail)
 
+    def _note_loss(self, client: socket.socket | None, error: Exception) -> None:
+        name = client.getsockname() if client is not None else None
+        port = name[1] if isinstance(name, tuple) else 0
+        with self._lock:
+            self.losses.append(Loss(port, repr(error), time.monotonic()))
+
     def _rest(self, dice: random.Random) -> None:
         self._over.wait(dice.random() * 2 * self._pause)
 
@@ -120,6 +135,7 @@ class Load:
             client.sendall(request)
             status, body, reusable = read_answer(client)
         except (OSError, EOFError) as error:
+            self._note_loss(client, error)
             self._note(_outcome(error), f"{error!r} after {time.monotonic() - began:.3f} s")
             reusable = False
         else:

@@ -503,7 +503,9 @@ def test_workers_that_have_dropped_their_privileges_serve_a_key_that_only_root_r
 def test_a_thousand_idle_connections_are_held_and_served(start, authority, pair):
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4 * IDLE), hard))
-    server = start(web(pair).replace("workers = 1", f"max_connections = {2 * IDLE}\nread_timeout = 60")).wait_serving()
+    server = start(
+        web(pair).replace("workers = 1", f"max_connections = {2 * IDLE}\nread_timeout = 60")
+    ).wait_serving()
     client = authority.client()
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(secure(server, client)) for _ in range(IDLE)]

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from random import Random
 
+import msgspec
+
 from prefork.config.listeners import Key, all_keyed, keyed
 from prefork.config.order import predecessors
 from prefork.config.schema import TEMPLATE, Config, Listen, Log, Master, Pool
@@ -176,8 +178,9 @@ class FakeSystem:
         return True
 
     def _all_lives(self) -> dict[int, Life]:
+        """Return what is known of all workers, but for what they are busy with: that is accounted for at each look."""
         return {
-            life.birth: life
+            life.birth: msgspec.structs.replace(life, accounted_at=0.0)
             for life in self.supervisor._lives()
             if life.state is not State.FORKING and life.slot != TEMPLATE
         }
