@@ -116,8 +116,8 @@ def test_a_program_that_never_says_it_is_ready_is_ended_with_all_its_processes(s
         "starting ran 1.5 s, limit 1.5 s .boot_timeout.; replacing the worker; it was at:"
     )
     shown = server.lines[server.lines.index(line) + 1 :]
-    assert re.match(r"    pid \d+, sleeping: .*program.py away=deaf", shown[0])
-    assert re.match(r"    pid \d+, sleeping: .*program.py deaf pid=", shown[1])
+    assert re.match(r"    pid \d+, \w+: .*program.py away=deaf", shown[0])
+    assert re.match(r"    pid \d+, \w+: .*program.py deaf pid=", shown[1])
     wait_gone(pid_in(tmp_path / "away"))
 
 
