@@ -119,11 +119,20 @@ class Server:
         server = cls(Plan(past["config"], past["accounts"], past["outlets"]))
         server.generation, server.began = past["generation"], past["began"]
         server.charges, server.deaths, server._boards = past["charges"], past["deaths"], past["boards"]
+        server._release_rows()
         server.listeners.resume(past["listeners"])
         server.clock.resume(past["clock"])
         server.guard.resume(past["guard"])
         server._read_certificates_again()
         return server
+
+    def _release_rows(self) -> None:
+        """Give back the rows of templates: they have ended with the program that had them."""
+        used = {(id(charge.board), charge.row) for charge in self.charges.values()}
+        for board in self._boards.values():
+            for row in board.taken():
+                if (id(board), row) not in used:
+                    board.release(row)
 
     def _read_certificates_again(self) -> None:
         """Read what the present configuration speaks TLS by; without it none of its workers can be born any more."""

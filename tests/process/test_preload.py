@@ -430,3 +430,15 @@ def test_a_worker_that_is_born_when_nobody_waits_for_it_any_more_does_not_live()
     for descriptor in (*late, *later):
         descriptor.close()
     os.close(pidfd)
+
+
+def test_an_upgrade_makes_new_templates_and_keeps_nothing_of_the_old_ones(start, tmp_path):
+    server = start(own(tmp_path, workers=2)).wait_serving()
+    for generation in (2, 3):
+        old = template(server)
+        assert server.ask("upgrade")["generation"] == generation
+        assert template(server) != old
+        wait_until(lambda: len(children_of(server.process.pid)) == 4, "two workers, a template, a guard")
+        assert int(body_of(server.get()).split()[0]) in server.pids()
+    assert replace_one(server) in children_of(server.process.pid)
+    assert server.stop() == 0
