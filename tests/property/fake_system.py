@@ -52,6 +52,20 @@ def pool(
     return Pool(name=name, listen=listen, surge=Share(number=surge), **kind, **options)  # type: ignore[arg-type]
 
 
+# What a look notes of a worker; another program's first look comes at once.
+UNACCOUNTED = {
+    "accounted_at": 0.0,
+    "busy_share": 0.0,
+    "busy_time": 0.0,
+    "served": 0,
+    "has_served": False,
+    "has_in_flight": False,
+    "memory": 0,
+    "too_large": 0,
+    "spent": None,
+}
+
+
 @dataclass
 class Process:
     """One worker as the operating system sees it, and how it takes orders."""
@@ -180,7 +194,7 @@ class FakeSystem:
     def _all_lives(self) -> dict[int, Life]:
         """Return what is known of all workers, but for what they are busy with: that is accounted for at each look."""
         return {
-            life.birth: msgspec.structs.replace(life, accounted_at=0.0)
+            life.birth: msgspec.structs.replace(life, **UNACCOUNTED)
             for life in self.supervisor._lives()
             if life.state is not State.FORKING and life.slot != TEMPLATE
         }
