@@ -201,6 +201,7 @@ class Loop:
                 return self._delivery.order(action)
             case actions.Disown(birth):
                 self._delivery.disown(birth)
+                return None
             case actions.AwaitClients(addresses):
                 self._doorbell.watch(addresses)
                 return None
