@@ -75,7 +75,7 @@ def test_an_upgrade_starts_another_watcher(start, edit):
     edit(OWN.format("three"))
     server.wait_serving(3)
     assert said(server) == b"three"
-    assert "Z" not in children_of(server.process.pid).values()
+    wait_until(lambda: "Z" not in children_of(server.process.pid).values(), "the old one is reaped")
     assert server.stop() == 0
 
 
@@ -127,7 +127,7 @@ def test_the_watcher_follows_the_configuration(start, edit, tmp_path):
         lambda: "watcher" not in str([command_of(pid) for pid in children_of(server.process.pid)]),
         "it is gone",
     )
-    assert "Z" not in children_of(server.process.pid).values()
+    wait_until(lambda: "Z" not in children_of(server.process.pid).values(), "it is reaped")
 
 
 def test_a_watcher_that_dies_is_started_again(start, edit):
