@@ -61,6 +61,13 @@ def sleep(sock, seconds):
     sock.sendall(b"slept")
 
 
+def hold(sock):
+    """Be at work until the client has ended."""
+    sock.sendall(b"began ")
+    while sock.recv(1):
+        pass
+
+
 def spin(sock, seconds):
     """Compute in Python for some time."""
     sock.sendall(b"began ")
@@ -184,6 +191,7 @@ VERBS = {
     "exit": exit_from_python,
     "extend": extend,
     "fork": fork,
+    "hold": hold,
     "keep": keep,
     "leave": leave,
     "mask": mask,

@@ -24,6 +24,7 @@ listen = ["127.0.0.1:0"]
 handler = "sockets:pid"
 """
 SLOW = "import time\ntime.sleep(0.15)\nfrom web import app\n"
+GATED = "import os, time\nwhile not os.path.exists('{}'): time.sleep(0.01)\nfrom web import app\n"
 STORM = [signal.SIGHUP, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH, signal.SIGUSR2]
 
 
@@ -162,8 +163,8 @@ def test_a_storm_before_the_first_ready_is_survived(start, seed, tmp_path):
 
 
 def test_hups_with_another_file_before_the_first_ready_end_with_the_last_file(start, tmp_path):
-    (tmp_path / "slow.py").write_text(SLOW)
-    config = WEB.replace("web:app", "slow:app")
+    (tmp_path / "gated.py").write_text(GATED.format(tmp_path / "gate"))
+    config = WEB.replace("web:app", "gated:app")
     server = start(config)
     server.wait_for("rolling out generation 1")
     for workers in (3, 4, 1):
@@ -171,6 +172,7 @@ def test_hups_with_another_file_before_the_first_ready_end_with_the_last_file(st
         mark = server.mark()
         server.signal(signal.SIGHUP)
         server.wait_for("the reload waits", since=mark)
+    (tmp_path / "gate").touch()
     server.wait_serving(2)
     wait_until(lambda: settled(server, 1), "what the last file says")
     assert server.get()

@@ -11,10 +11,10 @@ from tests.process.conftest import Start
 def test_stacks_of_before_are_no_place_of_a_crash(start: Start) -> None:
     server = start('[log]\nformat = "json"\n' + pool())
     server.wait_for("generation 1 serves")
-    with begin(server, "sleep 1"):
-        assert "in sleep" in server.run("stacks").stdout
+    with begin(server, "hold"):
+        assert "in hold" in server.run("stacks").stdout
     ask(server, "crash")
     (line,) = server.wait_for("ended: ")
     message = json.loads(line)["message"]
     assert "in crash" in message
-    assert "in sleep" not in message
+    assert "in hold" not in message
