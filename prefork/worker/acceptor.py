@@ -57,6 +57,7 @@ class Acceptor:
             next one.
         limit: how many connections may be held at once.
         report: called once with a message each time descriptors run out.
+        make: makes a connection of family, type, protocol and descriptor.
 
     """
 
@@ -67,7 +68,9 @@ class Acceptor:
         least_of_others: Callable[[float], int | None],
         limit: int,
         report: Callable[[str], None],
+        make: Callable[[int, int, int, int], Any] = socket.socket,
     ) -> None:
+        self._make = make
         self.descriptors = {listener.fileno(): listener for listener in listeners}
         self._kinds = {
             listener.fileno(): (int(listener.family), int(listener.type), listener.proto)
@@ -162,7 +165,7 @@ class Acceptor:
             return None
         if self._mode is Mode.EAGER:
             self._signalled.pop(descriptor, None)
-        return socket.socket(*self._kinds[descriptor], fileno=taken), address, descriptor
+        return self._make(*self._kinds[descriptor], taken), address, descriptor
 
     def _report_anew(self) -> None:
         """Have epoll report these listeners again if anybody is left there: an edge shows once."""

@@ -6,11 +6,9 @@ as a whole steps back when it holds more connections than its siblings. With ``t
 
 from __future__ import annotations
 
-import fcntl
 import select
 import socket
 import sys
-import termios
 import threading
 import time
 from collections import deque
@@ -25,6 +23,7 @@ from prefork.handlers.peer import ProxyError, doors_of
 from prefork.handlers.socket import Handle
 from prefork.log import logger
 from prefork.scoreboard import Lane, Row
+from prefork.system.unread import unread
 from prefork.worker.acceptor import Accepted, Acceptor
 from prefork.worker.greeting import address_of, name_of, read_blocking
 from prefork.worker.orders import Orders
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 LINGER = 1.0
 LINGER_BYTES = 1024 * 1024
 READ_SIZE = 65536
-# FIONREAD's answer, a C int, for a connection without unread data (tcp(7), unix(7)).
-NOTHING = bytes(4)
 # A shortage that goes on is reported once; it is tried again five times a second.
 SAME_SHORTAGE = 0.5
 T = TypeVar("T", bound=socket.socket)
@@ -273,16 +270,11 @@ def _close(connection: socket.socket, has_unread: bool = False) -> None:
     ``has_unread`` says that there is unread data above the kernel.
     """
     descriptor = connection.fileno()
-    if descriptor >= 0 and (has_unread or waits_unread(descriptor)):
+    if descriptor >= 0 and (has_unread or unread(descriptor)):
         with suppress(OSError):  # the client is gone: nothing is left to be destroyed
             connection.shutdown(socket.SHUT_WR)
             _read_to_end(connection)
     connection.close()
-
-
-def waits_unread(descriptor: int) -> bool:
-    """Return whether the kernel has data of a connection that nobody has read."""
-    return fcntl.ioctl(descriptor, termios.FIONREAD, NOTHING) != NOTHING
 
 
 def _close_with_tls(secured: ssl.SSLSocket) -> None:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import socket
-import termios
+from collections.abc import Sequence
 from enum import Enum
 
 from prefork.handlers.access import Entry
 from prefork.handlers.peer import Door, Trust
 from prefork.handlers.wsgi import Body, Cut, Environ, Exchange, FileSpan, Head
+from prefork.system.unread import unread
 from prefork.worker.greeting import Greeting
 
 # How much of a file goes out before others get their turn: a client on the same machine may read as fast as we send.
 SENDFILE_SIZE = 1 << 20
 # sendmsg(2) takes IOV_MAX = 1024 pieces at once.
 MAX_PIECES = 512
-NOTHING = bytes(4)  # the int that FIONREAD fills in
+# The end of an answer whose connection is closed at once goes out together with the FIN, in one segment (tcp(7)).
+LAST = getattr(socket, "MSG_MORE", 0)
 
 
 class Phase(Enum):
@@ -107,29 +108,33 @@ class Connection:
         is_early = self.phase is Phase.READING or self.phase is Phase.GREETING
         return is_early and not self.pending and self.body is None
 
-    def send(self, pieces: list[bytes]) -> bool:
+    def send(self, pieces: list[bytes], flags: int = 0) -> bool:
         """Send pieces; return whether all are on their way: what found no room waits for ``flush``.
 
+        Args:
+            pieces: what is sent behind all that was given before.
+            flags: ``LAST`` if the connection is closed right afterwards.
+
         Raises Cut when the client is gone.
+
         """
         if self._outbox is not None:
             self._outbox += pieces
             return False
-        if len(pieces) != 1:
-            self._outbox = [*pieces]
-            return self.flush()
-        data = pieces[0]
+        if not pieces:
+            return True
+        is_one = len(pieces) == 1  # nearly always, and send(2) costs less than sendmsg(2)
         try:
-            sent = self.sock.send(data)
+            sent = self.sock.send(pieces[0], flags) if is_one else self.sock.sendmsg(pieces, (), flags)
         except BlockingIOError:
             sent = 0
         except OSError:
             raise Cut from None
         if self.entry is not None:
             self.entry.sent += sent
-        if sent == len(data):
+        if sent == (len(pieces[0]) if is_one else sum(map(len, pieces))):
             return True
-        self._outbox = [memoryview(data)[sent:]]
+        self._outbox = _without(pieces, sent)
         return False
 
     def attach(self, file: FileSpan) -> None:
@@ -144,7 +149,7 @@ class Connection:
         try:
             while self._outbox:
                 sent = self.sock.sendmsg(self._outbox[:MAX_PIECES])
-                self._skip(self._outbox, sent)
+                self._outbox = _without(self._outbox, sent)
                 if self.entry is not None:
                     self.entry.sent += sent
             self._outbox = None
@@ -171,8 +176,7 @@ class Connection:
 
     def has_unread(self) -> bool:
         """Return whether something came that was not read: closing now would reset the connection (RFC 2525 2.17)."""
-        waiting = fcntl.ioctl(self.fd, termios.FIONREAD, NOTHING)
-        return waiting != NOTHING
+        return unread(self.fd) > 0
 
     def shut(self) -> bool:
         """Tell the client that nothing more will come; return whether it was still there to be told."""
@@ -205,12 +209,14 @@ class Connection:
         self._file = FileSpan(file.descriptor, file.offset + sent, left) if left else None
         return not left
 
-    @staticmethod
-    def _skip(outbox: list[bytes | memoryview], sent: int) -> None:
-        count = 0
-        while count < len(outbox) and sent >= len(outbox[count]):
-            sent -= len(outbox[count])
-            count += 1
-        del outbox[:count]
-        if sent:
-            outbox[0] = memoryview(outbox[0])[sent:]
+
+def _without(pieces: Sequence[bytes | memoryview], sent: int) -> list[bytes | memoryview]:
+    """Return what is left of pieces of which so many bytes were sent."""
+    count = 0
+    while count < len(pieces) and sent >= len(pieces[count]):
+        sent -= len(pieces[count])
+        count += 1
+    left = list(pieces[count:])
+    if sent:
+        left[0] = memoryview(left[0])[sent:]
+    return left

@@ -10,12 +10,11 @@ import fcntl
 import os
 import select
 import stat
-import sys
-import termios
 import time
 from collections import deque
 
 from prefork.log import Destination, logger
+from prefork.system.unread import unread
 
 # Docker's limit as well: who reads logs is prepared for lines of this length.
 MAX_LINE = 16384
@@ -133,10 +132,5 @@ def _wait_for_half(pipe: int) -> None:
     if not hasattr(fcntl, "F_GETPIPE_SZ"):
         return
     half, until = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) // 2, time.monotonic() + PATIENCE
-    while _filling(pipe) > half and time.monotonic() < until:
+    while unread(pipe) > half and time.monotonic() < until:
         time.sleep(PAUSE)
-
-
-def _filling(pipe: int) -> int:
-    """Return how many bytes are in a pipe (ioctl_pipe: FIONREAD)."""
-    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)

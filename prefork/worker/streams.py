@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from prefork.handlers.peer import Header, ProxyError
 from prefork.log import logger
-from prefork.worker.blocking import LINGER, LINGER_BYTES, READ_SIZE, waits_unread
+from prefork.system.unread import unread
+from prefork.worker.blocking import LINGER, LINGER_BYTES, READ_SIZE
 from prefork.worker.greeting import Greeting, address_of
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Reader(asyncio.StreamReader):
         if self._buffer:
             return not self.at_eof()
         descriptor = self._sock.fileno()
-        return descriptor >= 0 and waits_unread(descriptor)
+        return descriptor >= 0 and unread(descriptor) > 0
 
 
 class ProxiedWriter(asyncio.StreamWriter):

@@ -219,7 +219,7 @@ class TlsConnection(Connection):
             self.common = {**self.common, **self.sock.describe()}
         return is_done
 
-    def send(self, pieces: list[bytes]) -> bool:
+    def send(self, pieces: list[bytes], flags: int = 0) -> bool:  # noqa: ARG002 - a goodbye is to follow
         """Send pieces; see Connection."""
         if self._outbox is not None:
             self._outbox += pieces
