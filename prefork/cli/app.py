@@ -8,32 +8,24 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import Annotated
 
-import typer
+import click
 
 from prefork.errors import ConfigError, PreforkError, UsageError
 
 # What a shell reports of a program that SIGINT ended.
 INTERRUPTED = 130
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+conf = click.argument("conf", metavar="CONF")
+target = click.argument("target", metavar="TARGET")
+settings = click.option(
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Set a key of the file, as in pool.web.workers=8; may be repeated.",
 )
-
-Conf = Annotated[str, typer.Argument(metavar="CONF", help="The TOML file.")]
-Target = Annotated[
-    str, typer.Argument(metavar="TARGET", help="The server's TOML file, or its control socket's path.")
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Set a key of the file, as in pool.web.workers=8; may be repeated."
-    ),
-]
+Settings = tuple[str, ...]
 
 
 def main() -> None:
@@ -47,104 +39,134 @@ def run_command(arguments: list[str]) -> int:
     Raises SystemExit, quietly, when the reader of stdout has left.
     """
     try:
-        code = app(args=arguments, prog_name="prefork", standalone_mode=False)
+        # Not click's main(): at an interrupt it writes an empty line.
+        with commands.make_context("prefork", arguments) as context:
+            commands.invoke(context)
+    except click.exceptions.Exit as end:
+        return end.exit_code
     except PreforkError as error:
         _print_error(error)
         return error.exit_code
-    except typer.TyperException as error:  # its own, about the command line
+    except click.ClickException as error:  # its own, about the command line
         _print_error(UsageError(error.format_message(), "prefork --help, or prefork COMMAND --help"))
         return UsageError.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
-    return code or 0
+    except BrokenPipeError:
+        # Python flushes stdout once more at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    return 0
 
 
-@app.callback(invoke_without_command=True)
-def about(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    """Run and control pre-fork servers: processes that share listening sockets, watched by a master."""
+class Commands(click.Group):
+    """The commands in the order in which people need them."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        """Return the names as they were declared; click sorts them by itself."""
+        return list(self.commands)
+
+
+@click.group(
+    cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.option("--version", is_flag=True, help="Print the version.")
+@click.pass_context
+def commands(context: click.Context, version: bool) -> None:
+    """Run and control pre-fork servers: processes that share listening sockets, watched by a master.
+
+    CONF is a TOML file; TARGET is one, too, or the path of a control socket.
+    """
     if version:
         from prefork import __version__
 
-        typer.echo(f"prefork {__version__}")
-        raise typer.Exit
+        click.echo(f"prefork {__version__}")
+        context.exit()
     if context.invoked_subcommand is None:
         _say(context.get_help())
-        raise typer.Exit(UsageError.exit_code)
+        context.exit(UsageError.exit_code)
 
 
-@app.command()
-def run(conf: Conf, settings: Set = None) -> None:
+@commands.command()
+@conf
+@settings
+@click.pass_context
+def run(context: click.Context, conf: str, settings: Settings) -> None:
     """Run a server until it is told to stop."""
     from prefork.cli import run as local
 
-    raise typer.Exit(local.run(conf, settings or []))
+    context.exit(local.run(conf, [*settings]))
 
 
-@app.command()
-def check(conf: Conf, settings: Set = None) -> None:
+@commands.command()
+@conf
+@settings
+@click.pass_context
+def check(context: click.Context, conf: str, settings: Settings) -> None:
     """Find what is wrong with a TOML file and its applications.
 
     Every application is loaded, in a process of its own. Nothing is changed.
     """
     from prefork.cli import run as local
 
-    verdict, failures, doubts = local.check(conf, settings or [])
+    verdict, failures, doubts = local.check(conf, [*settings])
     for doubt in doubts:
         _say(f"warning: {doubt}")
     for failure in failures:
         _print_error(failure)
     if failures:
-        raise typer.Exit(failures[0].exit_code)
-    typer.echo(verdict)
+        context.exit(failures[0].exit_code)
+    click.echo(verdict)
 
 
-@app.command()
-def init(directory: Annotated[str, typer.Argument(metavar="[DIR]")] = ".") -> None:
+@commands.command()
+@click.argument("directory", metavar="[DIR]", default=".")
+def init(directory: str) -> None:
     """Write a small server that runs at once: server.toml and app.py."""
     from prefork.cli import run as local
 
     _say(local.init(directory))
 
 
-@app.command()
+@commands.command()
 def schema() -> None:
     """Print the JSON Schema of the TOML file, for editors."""
     from prefork.cli import run as local
 
-    typer.echo(local.schema())
+    click.echo(local.schema())
 
 
-@app.command()
-def status(
-    target: Target,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything known, for programs.")] = False,
-    settings: Set = None,
-) -> None:
+@commands.command()
+@target
+@click.option("--json", "as_json", is_flag=True, help="Print everything known, for programs.")
+@settings
+def status(target: str, as_json: bool, settings: Settings) -> None:
     """Show what a server's pools and workers do right now."""
     from prefork.cli import ctl
 
     if as_json:
-        typer.echo(ctl.status_json(target, settings or []))
+        click.echo(ctl.status_json(target, [*settings]))
     else:
-        typer.echo(ctl.status(target, settings or [], *_screen()), nl=False)
+        click.echo(ctl.status(target, [*settings], *_screen()), nl=False)
 
 
-@app.command()
-def reload(target: Target, settings: Set = None) -> None:
+@commands.command()
+@target
+@settings
+def reload(target: str, settings: Settings) -> None:
     """Read the file again and replace all workers, losing no request.
 
     If the file is wrong or no new worker gets ready, nothing changes and the command fails.
     """
     from prefork.cli import ctl
 
-    _say(ctl.reload(target, settings or [], _say))
+    _say(ctl.reload(target, [*settings], _say))
 
 
-@app.command()
-def upgrade(target: Target, settings: Set = None) -> None:
+@commands.command()
+@target
+@settings
+def upgrade(target: str, settings: Settings) -> None:
     """Become the version that is installed now, under the same pid.
 
     The program is tried beside the running one first. If it fails, nothing changes and the command fails; otherwise it
@@ -152,57 +174,59 @@ def upgrade(target: Target, settings: Set = None) -> None:
     """
     from prefork.cli import ctl
 
-    _say(ctl.upgrade(target, settings or [], _say))
+    _say(ctl.upgrade(target, [*settings], _say))
 
 
-@app.command()
-def scale(
-    target: Target,
-    pool: Annotated[str, typer.Argument(metavar="POOL", help="The pool's name.")],
-    workers: Annotated[int, typer.Argument(metavar="N", help="How many workers it is to have.", min=0)],
-    settings: Set = None,
-) -> None:
+@commands.command()
+@target
+@click.argument("pool", metavar="POOL")
+@click.argument("workers", metavar="N", type=click.IntRange(min=0))
+@settings
+def scale(target: str, pool: str, workers: int, settings: Settings) -> None:
     """Set how many workers a pool has."""
     from prefork.cli import ctl
 
-    _say(ctl.scale(target, settings or [], pool, workers, _say))
+    _say(ctl.scale(target, [*settings], pool, workers, _say))
 
 
-@app.command()
-def stop(
-    target: Target,
-    now: Annotated[bool, typer.Option("--now", help="Cut off what is in flight.")] = False,
-    settings: Set = None,
-) -> None:
+@commands.command()
+@target
+@click.option("--now", is_flag=True, help="Cut off what is in flight.")
+@settings
+def stop(target: str, now: bool, settings: Settings) -> None:
     """Finish all requests and stop; return once the server has ended."""
     from prefork.cli import ctl
 
-    _say(ctl.stop(target, settings or [], now, _say))
+    _say(ctl.stop(target, [*settings], now, _say))
 
 
-@app.command()
-def reopen(target: Target, settings: Set = None) -> None:
+@commands.command()
+@target
+@settings
+def reopen(target: str, settings: Settings) -> None:
     """Reopen the log files, after they were renamed."""
     from prefork.cli import ctl
 
-    _say(ctl.reopen(target, settings or []))
+    _say(ctl.reopen(target, [*settings]))
 
 
-@app.command()
-def stacks(
-    target: Target,
-    worker: Annotated[str | None, typer.Argument(metavar="[WORKER]", help="Only this one: web/2.")] = None,
-    settings: Set = None,
-) -> None:
-    """Show where the threads of all workers are in their code by now."""
+@commands.command()
+@target
+@click.argument("worker", metavar="[WORKER]", required=False)
+@settings
+def stacks(target: str, worker: str | None, settings: Settings) -> None:
+    """Show where the threads of all workers are in their code.
+
+    WORKER is one of them, as in web/2.
+    """
     from prefork.cli import ctl
 
-    typer.echo(ctl.stacks(target, settings or [], worker), nl=False)
+    click.echo(ctl.stacks(target, [*settings], worker), nl=False)
 
 
 def _say(text: str) -> None:
     """Print a message; stdout is for data."""
-    typer.echo(text, err=True)
+    click.echo(text, err=True)
 
 
 def _screen() -> tuple[int | None, bool]:

@@ -162,3 +162,15 @@ def test_a_setting_that_would_have_no_effect_on_a_running_server_is_refused(star
     assert result.returncode == 2
     assert result.stderr.startswith("error: --set pool.web.workers=3: ")
     assert server.run("status", "--set", f"master.control={server.control}").returncode == 0
+
+
+def test_a_reader_of_stdout_that_has_left_is_no_news():
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [*PREFORK, "schema"], stdout=write, stderr=subprocess.PIPE, text=True, check=False
+        )
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")

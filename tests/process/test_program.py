@@ -260,7 +260,7 @@ def test_a_mistake_is_raised_with_all_that_the_command_line_would_print(tmp_path
 
 def test_importing_prefork_imports_no_server(tmp_path):
     names = (
-        "[name for name in sys.modules if name.startswith(('prefork.master', 'prefork.program', 'typer'))]"
+        "[name for name in sys.modules if name.startswith(('prefork.master', 'prefork.program', 'click'))]"
     )
     found = run_script(tmp_path, f"import prefork, sys\nprint({names})\nprefork.nothing\n")
     assert found.stdout == "[]\n"

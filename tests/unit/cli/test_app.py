@@ -53,7 +53,7 @@ def test_no_command_is_a_usage_error_that_shows_the_help(capsys: Captured) -> No
     [
         (["stauts", "x"], "No such command 'stauts'"),
         (["status"], "Missing argument 'TARGET'"),
-        (["run", "--fast", "x"], "No such option: --fast"),
+        (["run", "--fast", "x"], "No such option"),
         (["scale", "x", "web", "many"], "Invalid value for 'N'"),
         (["scale", "x", "web", "--", "-1"], "Invalid value for 'N'"),
         (["status", "x.sock", "--set", "a=1"], "--set changes a TOML file's values"),
