@@ -79,6 +79,7 @@ class Entry:
         head_size: bytes of the answer's head that were sent.
         sent: bytes of the answer, head included, that were sent.
         received: bytes of the request's body, as they came.
+        request_id: the request's, if the format shows it and there was one to be told.
         since: when its first byte came, on the monotonic clock; 0 between requests.
         done: when its answer was done.
         waited: seconds for which it waited for a thread.
@@ -92,6 +93,7 @@ class Entry:
         "head_size",
         "port",
         "received",
+        "request_id",
         "sent",
         "since",
         "status",
@@ -106,6 +108,7 @@ class Entry:
         self.head_size = 0
         self.sent = 0
         self.received = 0
+        self.request_id = ""
         self.since = 0.0
         self.done = 0.0
         self.waited = 0.0
@@ -227,11 +230,12 @@ class Ids:
         self._prefix = os.urandom(8).hex()
         self._numbers = count(1)
 
-    def identify(self, head: Head) -> None:
-        """See to it that a request has a safe X-Request-ID; its fields may be shared, so they are copied for that."""
+    def identify(self, head: Head) -> str:
+        """Return the request's X-Request-ID if that is safe, else a new one."""
         given = head.fields.get(REQUEST_ID)
-        if given is None or not SAFE_ID.fullmatch(given):
-            head.fields = {**head.fields, REQUEST_ID: f"{self._prefix}-{next(self._numbers)}"}
+        if given is not None and SAFE_ID.fullmatch(given):
+            return given
+        return f"{self._prefix}-{next(self._numbers)}"
 
 
 # The formats that nearly everybody uses are written out: a call per field would cost thrice as much. A test holds the
@@ -287,15 +291,15 @@ def _json(server: Server, clock: Clock, room: int | None) -> Format:
     def make(entry: Entry) -> str:
         head = entry.head
         fields = head.fields.get
-        request_id = fields(REQUEST_ID)  # hardly ever the same again, so not looked for in a table
-        shown = "null" if request_id is None else escape(request_id)
+        # Hardly ever the same again, so not looked for in a table; and nothing in it has to be escaped.
+        identity = f'"{entry.request_id}"' if entry.request_id else "null"
         return (
             f'{{"time":"{clock.iso(entry.done)}","client":{clients[entry.client]},{lines[head.line]},'
             f'"status":{entry.status},"bytes":{entry.sent - entry.head_size},"sent":{entry.sent},'
             f'"received":{entry.received + head.size},"referer":{values[fields("HTTP_REFERER")]},'
             f'"agent":{values[fields("HTTP_USER_AGENT")]},"host":{values[fields("HTTP_HOST")]},'
             f'"microseconds":{int((entry.done - entry.since) * 1e6)},"waited":{int(entry.waited * 1e6) if entry.waited else 0},'
-            f'"request_id":{shown},{who}'
+            f'"request_id":{identity},{who}'
         )
 
     return make
@@ -352,6 +356,8 @@ def _getter(name: str, clock: Clock, stop: str, room: int | None) -> Getter:
     if name in MOMENTS:
         return MOMENTS[name](clock)
     escape, missing = _text_escape(stop, room), "\\-" if stop == "-" else "-"
+    if name == "request_id":  # as above, but for what the template puts behind it
+        return lambda entry: escape(entry.request_id) if entry.request_id else missing
     if name in LINES:
         lines = Escaped(LINES[name], escape, missing)
         return lambda entry: lines[entry.head.line]
@@ -360,8 +366,6 @@ def _getter(name: str, clock: Clock, stop: str, room: int | None) -> Getter:
         return (lambda entry: values[entry.client]) if name == "client" else lambda entry: values[entry.port]
     key = FIELD_KEYS.get(name) or _key(name.removeprefix("header."))
     values = Escaped(_user if name == "user" else _itself, escape, missing)
-    if name == "request_id":  # as above
-        return lambda entry: escape(entry.head.fields[key]) if key in entry.head.fields else missing
     return lambda entry: values[entry.head.fields.get(key)]
 
 
@@ -475,5 +479,4 @@ FIELD_KEYS: Final = {
     "agent": "HTTP_USER_AGENT",
     "host": "HTTP_HOST",
     "user": "HTTP_AUTHORIZATION",
-    "request_id": REQUEST_ID,
 }

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 from prefork.config.schema import Http
 from prefork.handlers import response
+from prefork.handlers.access import REQUEST_ID
 from prefork.handlers.body import Body
 from prefork.handlers.context import end_copy, exit_code
 from prefork.handlers.peer import Trust, believe, mount
@@ -260,6 +261,10 @@ class Exchange:
         self._is_chunked = False
         self._left: int | None = None
         self._result: Iterable[bytes] | None = None
+
+    def identify(self, request_id: str) -> None:
+        """Tell the application which id the request has in the access log; before ``start``."""
+        self._environ[REQUEST_ID] = request_id
 
     @property
     def client(self) -> tuple[str, str]:

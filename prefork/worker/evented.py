@@ -529,8 +529,8 @@ class Loop:
         except Refusal as refusal:
             self._refuse(connection, refusal, with_body=head.line.method != "HEAD")
             return False
-        if connection.entry is not None and connection.trust is not None:
-            connection.entry.client, connection.entry.port = exchange.client
+        if connection.entry is not None:
+            self._note_exchange(connection, connection.entry, head.is_forwarded, exchange)
         connection.exchange = exchange
         if self._threads is not None:
             self._hand_over(connection, self._threads)
@@ -820,10 +820,21 @@ class Loop:
 
     def _note_request(self, entry: Entry, head: Head) -> None:
         if self._ids is not None:
-            self._ids.identify(head)
+            entry.request_id = self._ids.identify(head)
         entry.head = head
         if not entry.since:
             entry.since = self._now
+
+    def _note_exchange(
+        self, connection: Connection, entry: Entry, is_forwarded: bool, exchange: Exchange
+    ) -> None:
+        if entry.request_id:
+            exchange.identify(entry.request_id)
+        # What was told of the client of one request is not the next one's.
+        if is_forwarded and connection.trust is not None:
+            entry.client, entry.port = exchange.client
+        elif entry.client is not connection.host:
+            entry.client, entry.port = connection.host, connection.port
 
     def _note_end(self, entry: Entry, exchange: Exchange) -> None:
         if entry.sent:
@@ -847,6 +858,7 @@ class Loop:
                     self._note_request(entry, connection.head)
                 else:
                     entry.head, entry.since = RawHead(connection.pending), entry.since or self._now
+                    entry.request_id = ""
             entry.status, entry.head_size, entry.waited = status, head_size, 0.0
             self._access.end(entry, self._now)
 

@@ -30,9 +30,8 @@ KEYS = {
     "agent": "HTTP_USER_AGENT",
     "host": "HTTP_HOST",
     "header.x-any": "HTTP_X_ANY",
-    "request_id": "HTTP_X_REQUEST_ID",
 }
-TEXTS = (*KEYS, "client", "request", "method", "target", "path", "protocol")
+TEXTS = (*KEYS, "client", "request_id", "request", "method", "target", "path", "protocol")
 
 
 @st.composite
@@ -51,6 +50,7 @@ def entries(draw: st.DrawFn) -> Entry:
 def _answered(entry: Entry, draw: st.DrawFn) -> Entry:
     entry.status = draw(st.integers(200, 599))
     entry.sent = draw(st.integers(0, 2**40))
+    entry.request_id = draw(st.sampled_from(["", "0123456789abcdef-17", "a", "-", "-._Z9"]))
     return entry
 
 
@@ -58,8 +58,8 @@ def shown(entry: Entry, name: str) -> str | None:
     """Return what a field of text has to read back as."""
     if name in KEYS:
         return entry.head.fields.get(KEYS[name])
-    if name == "client":
-        return entry.client or None
+    if name in ("client", "request_id"):
+        return getattr(entry, name) or None
     if name == "request":
         line = entry.head.line
         text = line.text if isinstance(line, RawLine) else f"{line.method} {line.target} {line.protocol}"
