@@ -38,15 +38,13 @@ def home() -> str | None:
 def enter(path: str) -> None:
     """Move this process into a cgroup, which is made if it is not there. Raises OSError if that is not possible."""
     os.makedirs(path, exist_ok=True)
-    with open(f"{path}/cgroup.procs", "w", encoding="ascii") as file:
-        file.write("0")
+    _write(f"{path}/cgroup.procs", b"0")
 
 
 def kill(path: str) -> None:
     """Kill all processes in a cgroup, and in those below it."""
     try:
-        with open(f"{path}/cgroup.kill", "w", encoding="ascii") as file:
-            file.write("1")
+        _write(f"{path}/cgroup.kill", b"1")
     except OSError:  # there is no such cgroup, or Linux is older than 5.14
         tree.kill_each(lambda: _members(path))
 
@@ -136,6 +134,11 @@ def _wait_until_empty(path: str) -> None:
         poll.register(events, select.POLLPRI)
         while b"populated 1" in os.pread(events.fileno(), 4096, 0) and (left := until - time.monotonic()) > 0:
             poll.poll(left * 1000)
+
+
+def _write(path: str, text: bytes) -> None:
+    with open(path, "wb", buffering=0) as file:
+        file.write(text)
 
 
 def _read(path: str) -> bytes:

@@ -89,7 +89,7 @@ def escaped(folder: Path) -> int:
 
 
 def test_who_has_escaped_dies_with_a_killed_worker_and_no_cgroup_is_left(start_inside, own, tmp_path):
-    server = start_inside(pool(*ESCAPING))
+    server = start_inside(pool(*ESCAPING, graceful_timeout=1))
     orphan = escaped(tmp_path)
     (worker,) = server.pids()
     assert (
@@ -120,7 +120,7 @@ def test_a_program_that_ends_leaves_no_cgroup(start_inside, own, tmp_path):
 
 
 def test_a_reload_and_a_failed_start_leave_no_cgroup(start_inside, own, tmp_path):
-    server = start_inside(pool(*ESCAPING, workers=2))
+    server = start_inside(pool(*ESCAPING, workers=2, graceful_timeout=1))
     server.ask("reload")
     wait_programs(own, *(f"work.{worker['slot']}-{worker['pid']}" for worker in server.workers()))
     kept = programs(own)
@@ -209,7 +209,7 @@ def test_a_program_of_another_user_is_in_its_cgroup_as_well(start_inside, own, t
 
 def test_without_delegation_there_are_no_cgroups(start_inside, own, tmp_path):
     os.removexattr(own, MARK)
-    server = start_inside(pool(*ESCAPING))
+    server = start_inside(pool(*ESCAPING, graceful_timeout=1))
     assert cgroup_of(escaped(tmp_path)) == cgroup_of(server.process.pid)
     assert below(own) == []
     assert server.stop() == 0
