@@ -127,9 +127,8 @@ class Server:
         server.listeners.resume(past["listeners"])
         server.clock.resume(past["clock"])
         server.guard.resume(past["guard"])
-        server.cgroup = (
-            past.get("cgroup") or server.cgroup
-        )  # should it have been moved, its programs were not
+        # There its living programs are, wherever it would find a place for new ones by now.
+        server.cgroup = past.get("cgroup") or server.cgroup
         server._read_certificates_again()
         return server
 
