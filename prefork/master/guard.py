@@ -4,7 +4,7 @@ A worker notices the master's death by itself, drains and leaves. One whose hand
 cannot, and nothing inside of that process could: so the master forks the guard, which holds the listeners and a pidfd
 of every worker and waits for the end of file on its channel. Then it gives the workers a moment to empty the queues,
 shuts the listeners down, so that clients are refused and a new start finds the addresses free, and kills who is still
-there at the end of their graceful_timeout.
+there at the end of their graceful_timeout. When the last is gone, so is whoever is left in the cgroups of their programs.
 
 It knows what the master knew when it was forked, and is told of workers born since. When the listeners change it is
 replaced, as it is when it dies.
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from prefork.system import process, signals
+from prefork.system import cgroup, process, signals
 from prefork.system.process import Child
 
 # The workers' own time for emptying the queue is 0.5 s; a worker that can, has done so by then.
@@ -61,8 +61,12 @@ class Guard:
         """Hold the guard that the program before has posted."""
         self._child, self._channel = past
 
-    def post(self, listeners: Iterable[socket.socket], workers: Mapping[int, float]) -> None:
+    def post(
+        self, listeners: Iterable[socket.socket], workers: Mapping[int, float], programs: str | None
+    ) -> None:
         """Replace the guard by one that knows these listeners and workers (pidfd: graceful_timeout in seconds).
+
+        ``programs`` is the cgroup that holds those of all programs, if there is one.
 
         Raises OSError when it cannot be forked; the server runs on without.
         """
@@ -71,7 +75,7 @@ class Guard:
         ours.setblocking(False)
         kept = [*listeners]
         try:
-            self._child = process.fork(lambda: self._watch(theirs, kept, dict(workers)))
+            self._child = process.fork(lambda: self._watch(theirs, kept, dict(workers), programs))
         except OSError:
             ours.close()
             raise
@@ -103,7 +107,11 @@ class Guard:
             self._channel = None
 
     def _watch(
-        self, channel: socket.socket, listeners: list[socket.socket], workers: dict[int, float]
+        self,
+        channel: socket.socket,
+        listeners: list[socket.socket],
+        workers: dict[int, float],
+        programs: str | None,
     ) -> NoReturn:
         process.close_all_but([channel.fileno(), *(found.fileno() for found in listeners), *workers])
         signals.reset_for_worker()
@@ -112,6 +120,8 @@ class Guard:
         self._set_title(self._title)
         _wait_for_masters_death(channel, workers)
         _end_orphans(listeners, workers)
+        if programs is not None:
+            cgroup.clear(programs)
         os._exit(0)
 
 

@@ -37,7 +37,7 @@ from prefork.system import process, signals
 from prefork.system.notify import notifier
 from prefork.system.process import Ended
 from prefork.system.signals import SignalQueue
-from prefork.worker import channel, program
+from prefork.worker import channel
 from prefork.worker.channel import ProtocolError
 
 # A standstill that is shorter, in seconds, is none: SIGCONT also comes to who was not halted.
@@ -365,6 +365,7 @@ class Loop:
                 self._server.post_guard()
             else:
                 self._upgrade.take(pid)
+        self._server.remove_cgroups()
 
     def _charge_of(self, pid: int) -> Charge | None:
         return next((found for found in self._server.charges.values() if found.child.pid == pid), None)
@@ -376,7 +377,7 @@ class Loop:
         for descriptor in (charge.channel, charge.stacks_read, charge.child.pidfd):
             self._unregister(descriptor)
         if charge.pool.kind == "command":
-            program.end_remains(charge.snapshot().pid, charge.identity)
+            self._server.end_remains(charge)
         charge.peak_memory = max(charge.peak_memory, ended.peak_memory)
         oom = ended.signal == "SIGKILL" and self._server.oom_killer_struck()
         self._feed(events.Exited(charge.birth, events.Exit(ended.code, ended.signal, oom, ended.status)))

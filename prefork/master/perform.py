@@ -82,6 +82,7 @@ def _post(server: Server, action: actions.Spawn, board: Board, means: Means) -> 
         channel=means.theirs,
         stacks=means.stacks_write,
         outlets=plan.outlets_of(action.pool),
+        cgroup=server.cgroup,
         max_requests=action.max_requests,
     )
 

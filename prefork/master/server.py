@@ -25,7 +25,8 @@ from prefork.master.oom import OomKills
 from prefork.master.pidfile import PidFile
 from prefork.scoreboard import Board, UnreadableBoard
 from prefork.supervisor.actions import Spawn
-from prefork.worker import channel
+from prefork.system import cgroup
+from prefork.worker import channel, program
 
 if TYPE_CHECKING:
     import ssl
@@ -88,12 +89,14 @@ class Server:
         self.watched = False
         self.pid_file: PidFile | None = None
         self.began = time.monotonic()
+        self.cgroup = cgroup.home()
         name = plan.config.master.name
         self.guard = Guard(f"prefork: guard {name}", setproctitle)
         self.log = self._start_log()
         self._title = ""
         self._boards: dict[tuple[str, int], Board] = {}
         self._oom_kills = OomKills()
+        self._left_cgroups: set[str] = set()
 
     def past(self) -> dict[str, Any]:
         """Return all that a program which takes over needs of this one's; nothing may be held ready now."""
@@ -111,6 +114,7 @@ class Server:
             "clock": self.clock.past(),
             "began": self.began,
             "guard": self.guard.past(),
+            "cgroup": self.cgroup,
         }
 
     @classmethod
@@ -123,6 +127,8 @@ class Server:
         server.listeners.resume(past["listeners"])
         server.clock.resume(past["clock"])
         server.guard.resume(past["guard"])
+        # There its living programs are, wherever it would find a place for new ones by now.
+        server.cgroup = past.get("cgroup") or server.cgroup
         server._read_certificates_again()
         return server
 
@@ -322,9 +328,21 @@ class Server:
             if charge.child.pidfd is not None
         }
         try:
-            self.guard.post(self.listeners.own_sockets(), workers)
+            # Whom it does not know of, because there are no pidfds, may have a program that has yet to finish.
+            programs = self.cgroup if len(workers) == len(self.charges) else None
+            self.guard.post(self.listeners.own_sockets(), workers, programs)
         except OSError as error:
             logger.warning("there is no guard against a sudden death of the master: %s", error.strerror)
+
+    def end_remains(self, charge: Charge) -> None:
+        """Kill what the program of a dead worker has left; its cgroup can be removed when the last of them is dead."""
+        left = program.end_remains(charge.snapshot().pid, charge.identity, self.cgroup)
+        if left is not None:
+            self._left_cgroups.add(left)
+
+    def remove_cgroups(self) -> None:
+        """Remove the cgroups of ended programs that nobody is left in; asked for whenever somebody was reaped."""
+        self._left_cgroups = {path for path in self._left_cgroups if not cgroup.remove(path)}
 
     def oom_killer_struck(self) -> bool:
         """Tell whether the kernel's OOM killer explains a death by SIGKILL."""

@@ -16,7 +16,7 @@ from prefork.master.pidfile import PidFile
 from prefork.master.server import Server, draw_up
 from prefork.master.upgrade import Role
 from prefork.supervisor.actions import End
-from prefork.system import process, tree
+from prefork.system import cgroup, process, tree
 from prefork.system.cpus import usable_cpus
 
 # A guard shuts the listeners of a dead master after 0.75 s, whatever its workers do.
@@ -71,6 +71,9 @@ def _serve(read: Callable[[], Config], stack: ExitStack, source: str) -> End:
     stack.callback(loop.close)
     stack.callback(loop.control(config.master.control).close)
     logger.info("prefork serves %s, control socket %s", source, config.master.control)
+    if server.cgroup is not None:
+        logger.debug("each program gets a cgroup below %s", server.cgroup)
+        cgroup.remove_stale(server.cgroup)
     stack.callback(_clear_away, server)
     server.judge(server.plan.certificates)
     server.open_listeners(config, ORPHANS_TIME)
@@ -106,4 +109,6 @@ def _clear_away(server: Server) -> None:
     server.guard.dismiss()
     if guard is not None:
         process.wait_for(guard)
+    if server.cgroup is not None:
+        cgroup.clear(server.cgroup)
     server.close_boards()

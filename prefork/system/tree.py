@@ -11,7 +11,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -91,6 +91,17 @@ def kill_marked(root: int, session: int, mark: str) -> None:
     outside of a pid namespace (pid_namespaces(7)).
     """
     _kill_all(lambda: [process for top in _marked(root, session, mark) for process in (top, *below(top.pid))])
+
+
+def kill_each(find: Callable[[], Iterable[int]]) -> None:
+    """Kill whom ``find`` tells of, and those of whom it tells only then: they were forked meanwhile."""
+    _kill_all(lambda: [process for process in map(_look, find()) if process is not None])
+
+
+def began(pid: int) -> int | None:
+    """Return when a process began, in clock ticks since the boot; None if there is none of that number."""
+    found = _look(pid)
+    return None if found is None else found.began
 
 
 def memory_below(root: int) -> int:

@@ -8,7 +8,8 @@ from typing import NoReturn
 
 from prefork.errors import BootError
 from prefork.handlers.command import FIRST_LISTENER, environment
-from prefork.system import process, signals, tree
+from prefork.log import Identity, logger
+from prefork.system import cgroup, process, signals, tree
 from prefork.system.process import Child
 from prefork.worker.main import prepare
 from prefork.worker.post import Post
@@ -17,14 +18,19 @@ from prefork.worker.settle import settle_in
 READ_SIZE = 4096
 
 
-def launch(post: Post, output: int, notify: str | None, mark: str) -> Child:
+def cgroup_of(above: str | None, identity: Identity) -> str | None:
+    """Return the cgroup of a worker's program, below that of all programs; None if there is none."""
+    return above and f"{above}/{identity.name.replace('/', '.')}-{identity.pid}"
+
+
+def launch(post: Post, output: int, notify: str | None, identity: Identity) -> Child:
     """Start the program of a worker and return its process, once it is executed.
 
     Args:
         post: the worker's.
         output: where the program is to print.
         notify: the address for sd_notify(3), if it is to say itself that it is ready.
-        mark: the worker's identity.
+        identity: the worker's.
 
     Raises BootError if it cannot be executed.
 
@@ -33,9 +39,10 @@ def launch(post: Post, output: int, notify: str | None, mark: str) -> Child:
     report, reported = os.pipe()
 
     def run() -> NoReturn:
+        _enter(cgroup_of(post.cgroup, identity))
         reported_at = _arrange(post, output, reported)
         try:
-            _execute(post, parent, inherited, notify, mark)
+            _execute(post, parent, inherited, notify, str(identity))
         except BootError as error:
             os.write(reported_at, error.message.encode("utf-8", "replace")[:READ_SIZE])
         os._exit(BootError.exit_code)
@@ -52,6 +59,15 @@ def launch(post: Post, output: int, notify: str | None, mark: str) -> Child:
         process.wait_for(child.pid)
         raise BootError(failure)
     return child
+
+
+def _enter(path: str | None) -> None:
+    """Move this process into the program's cgroup, before it drops the right to do so, and before anything is forked."""
+    try:
+        if path is not None:
+            cgroup.enter(path)
+    except OSError as error:
+        logger.warning("its program has no cgroup of its own, %s: %s", path, error.strerror)
 
 
 def _arrange(post: Post, output: int, report: int) -> int:

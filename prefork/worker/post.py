@@ -33,6 +33,7 @@ class Post(msgspec.Struct, frozen=True):
         channel: the worker's end of the channel to the master.
         stacks: a descriptor for the stacks of its threads.
         outlets: where the logs go.
+        cgroup: the one that holds those of all programs, if the server has one delegated to it.
         max_requests: after how many requests it is to be recycled; 0: never.
 
     """
@@ -53,6 +54,7 @@ class Post(msgspec.Struct, frozen=True):
     channel: socket.socket
     stacks: int
     outlets: Outlets
+    cgroup: str | None = None
     max_requests: int = 0
 
     @property

@@ -26,11 +26,11 @@ from prefork.errors import BootError
 from prefork.handlers.command import MARK
 from prefork.log import Destination, Identity, logger
 from prefork.scoreboard import Row, State
-from prefork.system import process, signals, tree
+from prefork.system import cgroup, process, signals, tree
 from prefork.system.process import Child, Ended
 from prefork.worker import channel
 from prefork.worker.channel import Drain, Draining, Leave, Message, Ready, ReopenLogs, boot_failed, failed
-from prefork.worker.launch import launch
+from prefork.worker.launch import cgroup_of, launch
 from prefork.worker.notices import Notices
 from prefork.worker.orders import TERMINATED
 from prefork.worker.output import Output
@@ -50,13 +50,18 @@ READ_SIZE = 4096
 SHELLS = 128
 
 
-def end_remains(program: int, identity: Identity) -> None:
+def end_remains(program: int, identity: Identity, above: str | None) -> str | None:
     """Kill what a program has started whose worker is dead, if that could not do so itself: the master has it by now.
 
-    ``program`` is the program's pid (0 if that is not known), and ``identity`` its worker's. Who has left its session
-    and wiped its environment is not found.
+    ``program`` is the program's pid (0 if that is not known), ``identity`` its worker's, and ``above`` the cgroup that
+    holds those of all programs. Without one, who has left its session and wiped its environment is not found.
+    Returns the program's cgroup, which can be removed once all are dead.
     """
     tree.kill_marked(os.getpid(), program, f"{MARK}={identity}")
+    own = cgroup_of(above, identity)
+    if own is not None:
+        cgroup.kill(own)
+    return own
 
 
 def run(post: Post) -> NoReturn:
@@ -68,7 +73,7 @@ def run(post: Post) -> NoReturn:
     identity = Identity(f"{post.pool.name}/{post.slot}", os.getpid(), post.generation)
     destination = log.start(post.log.level, post.log.format, post.outlets.log, identity)
     tree.become_subreaper()
-    Program(post, post.board.row(post.row), destination, str(identity)).serve()
+    Program(post, post.board.row(post.row), destination, identity).serve()
 
 
 class Program:
@@ -78,16 +83,17 @@ class Program:
         post: the worker's.
         row: its row of the scoreboard.
         destination: the log.
-        mark: the worker's identity.
+        identity: the worker's.
 
     """
 
-    def __init__(self, post: Post, row: Row, destination: Destination, mark: str) -> None:
+    def __init__(self, post: Post, row: Row, destination: Destination, identity: Identity) -> None:
         self._post = post
         self._pool = post.pool
         self._row = row
         self._destination = destination
-        self._mark = mark
+        self._identity = identity
+        self._cgroup = cgroup_of(post.cgroup, identity)
         self._signals = signals.report_to((signal.SIGTERM, signal.SIGCHLD, signals.STACKS_SIGNAL))
         self._output = Output(destination)
         self._poll = select.poll()
@@ -117,7 +123,8 @@ class Program:
 
     def _start(self) -> None:
         notices = self._open_notices()
-        self._main = launch(self._post, self._output.writer, notices.address if notices else None, self._mark)
+        address = notices.address if notices else None
+        self._main = launch(self._post, self._output.writer, address, self._identity)
         for listener in self._post.listeners:
             listener.close()
         os.close(self._output.writer)
@@ -275,6 +282,8 @@ class Program:
     def _kill(self) -> None:
         self._has_killed = self._has_killed or self._main is not None
         self._kill_at = time.monotonic() + AGAIN
+        if self._cgroup is not None:
+            cgroup.kill(self._cgroup)
         tree.kill_below(os.getpid())
 
     def _show_processes(self) -> None:
