@@ -104,7 +104,8 @@ class FileWrapper:
         if not stat.S_ISREG(status.st_mode):
             return None
         offset = self._filelike.tell()
-        return FileSpan(raw.fileno(), offset, max(0, status.st_size - offset))
+        # Those of /proc are made as they are read, and said to be empty before.
+        return FileSpan(raw.fileno(), offset, status.st_size - offset) if offset < status.st_size else None
 
 
 class WsgiHandler:

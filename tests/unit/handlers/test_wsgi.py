@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import logging
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -533,6 +534,13 @@ def test_an_empty_file_is_an_empty_answer(tmp_path: Path) -> None:
     path.touch()
     answer = serve_file(path.open("rb"))
     assert (answer.file, answer.fields["content-length"]) == (None, "0")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where /proc is")
+def test_a_file_that_is_only_said_to_be_empty_is_read() -> None:
+    answer = serve_file(Path("/proc/self/status").open("rb"))
+    assert answer.file is None
+    assert answer.body.startswith(b"4\r\nName\r\n")
 
 
 @pytest.fixture(autouse=True)
