@@ -27,6 +27,7 @@ class Phase(Enum):
     GREETING = "greeting"  # waiting for the PROXY header before the first request
     HANDSHAKING = "handshaking"  # of TLS, before the first request
     READING = "reading"  # a request, or waiting for one
+    POSTPONED = "postponed"  # more requests have come than are answered in one turn
     RUNNING = "running"  # an application thread has it
     WRITING = "writing"  # waiting for room to send more
     LINGERING = "lingering"  # all is sent and our end is shut; what comes is discarded until the client's end

@@ -57,6 +57,36 @@ def test_pipelined_requests_are_answered_in_order(threads: int) -> None:
         ]
 
 
+def test_who_sends_many_requests_ahead_does_not_keep_others_waiting() -> None:
+    asked: list[str] = []
+    held: list[int] = []
+    has_begun, go_on = threading.Event(), threading.Event()
+
+    def application(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        asked.append(environ["PATH_INFO"])
+        held.extend(len(connection.pending) for connection in site.loop._connections.values())
+        has_begun.set()
+        assert go_on.wait(LONG)
+        return echo(environ, start)
+
+    def send_ahead() -> None:
+        greedy.sendall(request("/many") * many)
+        greedy.shutdown(socket.SHUT_WR)
+
+    many = 10_000  # several times as much as is received at once
+    with Site(application) as site, site.connect() as greedy, site.connect() as modest:
+        sender = threading.Thread(target=send_ahead)
+        sender.start()
+        assert has_begun.wait(LONG)
+        modest.sendall(request("/one"))
+        go_on.set()
+        assert read_answer(modest)[1] == b"GET /one "
+        assert read_all(greedy).count(b"GET /many ") == many
+        sender.join(LONG)
+    assert asked.index("/one") < 100  # of the thousands that are received at once
+    assert max(held) < 2 * evented.RECEIVE_SIZE
+
+
 @BOTH
 def test_what_is_valid_is_answered_before_what_is_not_is_refused(threads: int) -> None:
     with Site(echo, threads=threads) as site:
