@@ -538,7 +538,8 @@ def test_an_empty_file_is_an_empty_answer(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="where /proc is")
 def test_a_file_that_is_only_said_to_be_empty_is_read() -> None:
-    answer = serve_file(Path("/proc/self/status").open("rb"))
+    path = Path("/proc/self/status")
+    answer = serve_file(path.open("rb"))
     assert answer.file is None
     assert answer.body.startswith(b"4\r\nName\r\n")
 
