@@ -204,7 +204,7 @@ def test_plain_http_is_answered_with_400(start, pair):
 def test_the_certificate_is_chosen_by_the_name_that_a_client_asks_for(start, authority, pair):
     one, two = (
         authority.issue("one", "one.test", "localhost"),
-        authority.issue("two", "*.two.test", "Two.test"),
+        authority.issue("two", "*.two.test", "Two.test", "one.test"),
     )
     table = f'[pool.web.tls]\ncertificate = ["{one[0]}", "{two[0]}"]\nkey = ["{one[1]}", "{two[1]}"]\n'
     server = start(WEB.format(workers=1) + table).wait_serving()
@@ -216,6 +216,14 @@ def test_the_certificate_is_chosen_by_the_name_that_a_client_asks_for(start, aut
     client.check_hostname = False
     assert {shown_to(server, client, host) for host in ("else.test", "a.b.two.test", "127.0.0.1")} == {"one"}
     assert client.wrap_socket(server.connect()).getpeercert()["subject"][-1][-1][1] == "one"
+
+
+def test_a_chain_reaches_clients_that_trust_its_root_only(start, authority, tmp_path):
+    below = Authority(tmp_path / "below")
+    below.ca = authority.issue("below", extensions="basicConstraints = critical, CA:TRUE")
+    leaf = below.issue("leaf")
+    leaf.certificate.write_bytes(leaf.certificate.read_bytes() + below.ca.certificate.read_bytes())
+    assert shown_to(start(web(leaf)).wait_serving(), authority.client()) == "leaf"
 
 
 def test_two_kinds_of_key_serve_the_same_name(start, authority):
