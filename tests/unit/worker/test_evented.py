@@ -311,6 +311,27 @@ def test_a_kept_connection_is_closed_after_its_time(threads: int) -> None:
         assert read_all(client).endswith(b"GET /a ")
 
 
+@BOTH
+def test_a_line_break_behind_a_body_begins_no_request(threads: int) -> None:
+    post = request("/a", "Content-Length: 3", method="POST") + b"abc\r\n"
+    with Site(echo, read_timeout=0.05, keepalive_timeout=0.3, threads=threads) as site:
+        with site.connect() as client:
+            client.sendall(post)
+            assert read_answer(client)[1] == b"POST /a abc"
+            began = time.monotonic()
+            assert read_all(client) == b""  # idle for its time, and no 408
+            assert time.monotonic() - began > 0.2
+        with site.connect() as client:
+            client.sendall(b"\r\n")
+            assert read_all(client) == b""
+        with site.connect() as client:
+            client.sendall(post)
+            read_answer(client)
+            client.sendall(b"\r\n\r")
+            client.sendall(b"\n" + request("/b"))
+            assert read_answer(client)[1] == b"GET /b "
+
+
 def test_an_idle_loop_does_not_turn() -> None:
     with Site(echo) as site:
         clients = [site.connect() for _ in range(5)]
@@ -486,7 +507,7 @@ def test_a_drain_answers_what_still_comes_on_kept_connections_then_closes_the_si
             client.sendall(request("/a"))
             read_answer(client)
         partial.sendall(request("/p")[:-1])
-        fresh.sendall(b"\r\n")  # so that it is known to have been accepted: see below
+        fresh.sendall(request("/f")[:1])  # so that it is known to have been accepted: see below
         wait_until_held(site, 4)
         site.orders.drain()
         assert site.orders.has_left_queue.wait(LONG)
@@ -502,7 +523,7 @@ def test_a_drain_answers_what_still_comes_on_kept_connections_then_closes_the_si
         partial.sendall(b"\n")
         assert read_answer(partial)[1] == b"GET /p "
         partial.close()
-        fresh.sendall(request("/f"))
+        fresh.sendall(request("/f")[1:])
         assert read_answer(fresh)[1] == b"GET /f "
         fresh.close()
         site.thread.join(LONG)
