@@ -308,9 +308,9 @@ class Exchange:
 
     def finish(self) -> None:
         """Tell the application that the answer is over, one way or another."""
-        close = getattr(self._result, "close", None)
-        self._result = None
+        result, self._result = self._result, None
         try:
+            close = getattr(result, "close", None)
             if close is not None:
                 close()
         except BaseException as error:  # noqa: BLE001 (as above)

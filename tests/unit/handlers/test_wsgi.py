@@ -455,6 +455,22 @@ def test_an_application_that_exits_takes_its_process_with_it(at: str) -> None:
     assert answer.head == ("HTTP/1.1 500 Internal Server Error" if at == "call" else "HTTP/1.1 200 OK")
 
 
+def test_a_result_that_cannot_even_be_asked_for_its_close_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    class Result:
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"a"
+
+        def __getattr__(self, name: str) -> object:  # as a proxy does whose object is gone
+            raise RuntimeError(f"no {name} outside of a request")
+
+    def application(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        start(OK, [])
+        return Result()
+
+    assert ask(application).head == "HTTP/1.1 200 OK"
+    assert "no close outside of a request" in caplog.text
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_iterable_is_closed_once_in_any_case(fails: bool, caplog: pytest.LogCaptureFixture) -> None:
     closed: list[int] = []
