@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import sys
 from contextlib import suppress
 
 from prefork.handlers import response
@@ -292,6 +293,23 @@ def take(outbox: list[bytes | memoryview], most: int) -> bytes | memoryview:
         taken.append(rest[:most])
         outbox[0] = rest[most:]
     return b"".join(taken)
+
+
+def report_odd_names() -> None:
+    """See to it that a client asking for a name that is not ASCII does not get a traceback into the log.
+
+    The standard library decodes the name before it calls what chooses the certificate. It gives the client an alert, but
+    the fault to this hook, with the name as its object.
+    """
+    otherwise = sys.unraisablehook
+
+    def report(unraisable: sys.UnraisableHookArgs) -> None:
+        if isinstance(unraisable.exc_value, UnicodeDecodeError) and isinstance(unraisable.object, bytes):
+            logger.debug("no TLS handshake: a client asked for the name %r", unraisable.object)
+        else:
+            otherwise(unraisable)
+
+    sys.unraisablehook = report
 
 
 def wrap(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:

@@ -455,7 +455,9 @@ def test_an_application_that_exits_takes_its_process_with_it(at: str) -> None:
     assert answer.head == ("HTTP/1.1 500 Internal Server Error" if at == "call" else "HTTP/1.1 200 OK")
 
 
-def test_a_result_that_cannot_even_be_asked_for_its_close_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_result_that_cannot_even_be_asked_for_its_close_is_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     class Result:
         def __iter__(self) -> Iterator[bytes]:
             yield b"a"
