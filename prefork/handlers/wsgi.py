@@ -267,6 +267,12 @@ class Exchange:
         """Return the client's address and port, which trusted proxies may have told; until ``start``."""
         return self._environ["REMOTE_ADDR"], self._environ["REMOTE_PORT"]
 
+    @property
+    def looks_whole(self) -> bool:
+        """Return whether a client would take what it has got of the answer for all: its end is the connection's."""
+        has_framing = self._is_chunked or self._is_bodiless or self._left is not None
+        return self._has_begun and not has_framing
+
     def start(self, sink: Sink) -> Pieces:
         """Call the application; return the head of the answer and what is known of its body.
 

@@ -6,6 +6,7 @@ import fcntl
 import os
 import select
 import socket
+import struct
 import termios
 from enum import Enum
 
@@ -19,6 +20,8 @@ SENDFILE_SIZE = 1 << 20
 # sendmsg(2) takes IOV_MAX = 1024 pieces at once.
 MAX_PIECES = 512
 NOTHING = bytes(4)  # the int that FIONREAD fills in
+# socket(7): a linger on for no time at all; to close resets the connection then.
+ABORT = struct.pack("ii", 1, 0)
 
 
 class Phase(Enum):
@@ -182,6 +185,10 @@ class Connection:
         except OSError:
             return False
         return True
+
+    def reset(self) -> None:
+        """See to it that the client takes the coming end of the connection for a fault (RFC 9112 8)."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
 
     def asks_head(self) -> bool:
         """Return whether the request that is being read has the method HEAD: its answer has no body (RFC 9110 9.3.2)."""

@@ -744,7 +744,10 @@ class Loop:
         """Go on with a connection whose thread is done with it."""
         self._count_running(-1)
         if connection.is_cut:
+            assert connection.exchange is not None
             self._note_cut(connection)
+            if connection.exchange.looks_whole:
+                connection.reset()
             connection.exchange = None  # finished in the thread
             self._drop(connection)
         elif self._flush(connection, connection.exchange):
@@ -792,6 +795,8 @@ class Loop:
         self._note_cut(connection)
         exchange, connection.exchange = connection.exchange, None
         if exchange is not None:
+            if exchange.looks_whole:
+                connection.reset()
             self._finish(exchange)
         connection.forget_request()
         self._timers.disarm(connection)

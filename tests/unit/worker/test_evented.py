@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,23 @@ def test_a_stream_ends_when_its_client_leaves(threads: int) -> None:
             client.sendall(request())
             client.recv(1000)
         assert closed.wait(LONG)
+
+
+@BOTH
+def test_an_answer_that_ends_with_its_connection_does_not_look_whole_if_it_is_cut(threads: int) -> None:
+    def application(environ: dict[str, Any], start: Start) -> Iterator[bytes]:
+        start("200 OK", [])
+        yield b"the beginning"
+        if environ["PATH_INFO"] == "/cut":
+            raise RuntimeError("in the middle")
+
+    with Site(application, threads=threads) as site:
+        for path in ("/whole", "/cut"):
+            with site.connect() as client:
+                client.sendall(request(path, version="1.0"))
+                with pytest.raises(ConnectionResetError) if path == "/cut" else nullcontext():
+                    assert read_all(client).endswith(b"the beginning")
+                    assert path == "/whole"
 
 
 @BOTH
