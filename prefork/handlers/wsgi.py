@@ -12,7 +12,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple, NoReturn
 
 from prefork.config.schema import Http
 from prefork.handlers import response
@@ -314,6 +314,7 @@ class Exchange:
 
     def finish(self) -> None:
         """Tell the application that the answer is over, one way or another."""
+        self._sink = _too_late  # by now the connection may be about the next request
         result, self._result = self._result, None
         try:
             close = getattr(result, "close", None)
@@ -484,6 +485,10 @@ class Exchange:
 
     def _name(self) -> str:
         return self.what.decode("latin-1")
+
+
+def _too_late(_pieces: Pieces) -> NoReturn:
+    raise AssertionError("write was called when its answer was over")
 
 
 def _check_piece(piece: bytes) -> None:

@@ -312,6 +312,19 @@ def test_what_is_written_goes_out_before_the_application_returns() -> None:
     assert ask(application).body == b"1\r\na\r\n1\r\nb\r\n1\r\nc\r\n0\r\n\r\n"
 
 
+def test_what_is_written_when_the_answer_is_over_does_not_go_into_the_next_one() -> None:
+    kept: list[Callable[[bytes], object]] = []
+
+    def application(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        kept.append(start(OK, []))
+        return [b"whole"]
+
+    answer = ask(application)
+    with pytest.raises(AssertionError, match="when its answer was over"):
+        kept[0](b"late")
+    assert answer.body == b"whole"
+
+
 def test_close_is_honoured_both_ways() -> None:
     from_client = ask(reply(b""), "Connection: close")
     assert (from_client.keep_alive, from_client.fields["connection"]) == (False, "close")
