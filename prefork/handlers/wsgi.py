@@ -12,7 +12,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple, NoReturn
 
 from prefork.config.schema import Http
 from prefork.handlers import response
@@ -105,7 +105,8 @@ class FileWrapper:
         if not stat.S_ISREG(status.st_mode):
             return None
         offset = self._filelike.tell()
-        return FileSpan(raw.fileno(), offset, max(0, status.st_size - offset))
+        # Those of /proc are made as they are read, and said to be empty before.
+        return FileSpan(raw.fileno(), offset, status.st_size - offset) if offset < status.st_size else None
 
 
 class WsgiHandler:
@@ -271,6 +272,12 @@ class Exchange:
         """Return the client's address and port, which trusted proxies may have told; until ``start``."""
         return self._environ["REMOTE_ADDR"], self._environ["REMOTE_PORT"]
 
+    @property
+    def looks_whole(self) -> bool:
+        """Return whether a client would take what it has got of the answer for all: its end is the connection's."""
+        has_framing = self._is_chunked or self._is_bodiless or self._left is not None
+        return self._has_begun and not has_framing
+
     def start(self, sink: Sink) -> Pieces:
         """Call the application; return the head of the answer and what is known of its body.
 
@@ -312,9 +319,10 @@ class Exchange:
 
     def finish(self) -> None:
         """Tell the application that the answer is over, one way or another."""
-        close = getattr(self._result, "close", None)
-        self._result = None
+        self._sink = _too_late  # by now the connection may be about the next request
+        result, self._result = self._result, None
         try:
+            close = getattr(result, "close", None)
             if close is not None:
                 close()
         except BaseException as error:  # noqa: BLE001 (as above)
@@ -482,6 +490,10 @@ class Exchange:
 
     def _name(self) -> str:
         return self.what.decode("latin-1")
+
+
+def _too_late(_pieces: Pieces) -> NoReturn:
+    raise AssertionError("write was called when its answer was over")
 
 
 def _check_piece(piece: bytes) -> None:

@@ -109,8 +109,9 @@ def _build(where: str, tls: Tls, protocols: list[str]) -> tuple[ssl.SSLContext, 
         _refine(where, context, tls, protocols)
     default = next(iter(contexts.values()))
     if len(contexts) > 1:
+        # Of several with a name in common the first one has it, as it has the clients that name no host.
         default.sni_callback = _chooser(
-            {name: context for names, context in contexts.items() for name in names}
+            {name: context for names, context in reversed(contexts.items()) for name in names}
         )
     return default, pairs
 

@@ -337,7 +337,7 @@ class Chunked:
 
     Args:
         max_body: bytes of the decoded body; 413 beyond.
-        max_line: bytes of a trailer's line; 431 beyond.
+        max_line: bytes of a trailer's line, 431 beyond; and of a chunk's, 400 beyond.
 
     """
 
@@ -393,13 +393,13 @@ class Chunked:
     def _wait(self, data: bytes, at: int) -> None:
         if b"\n" in data[at:]:
             raise Refusal(400, "a line of a chunked body ends with LF, expected CR LF")
-        if len(data) - at > self._max_line:
+        if len(data) - at > self._max_line + 1:  # a CR may be there already
             raise Refusal(431 if not self._inside else 400, "a line of a chunked body is too long")
 
     def _begin_chunk(self, line: bytes) -> None:
         found = CHUNK_SIZE.fullmatch(line)
-        if found is None:
-            raise Refusal(400, "a chunk's size is not a hexadecimal number")
+        if found is None or len(line) > self._max_line:
+            raise Refusal(400, "a chunk's size is not a hexadecimal number, or its line is too long")
         self._extensions += len(found[2] or b"")
         if self._extensions > MAX_EXTENSIONS:
             raise Refusal(400, "the chunk extensions are too long")

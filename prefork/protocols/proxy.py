@@ -81,7 +81,7 @@ def _read_v1(data: bytes) -> Header | None:
     source, destination = found[1] or found[3], found[2] or found[4]
     family = IPv4Address if found[1] else IPv6Address
     try:
-        hosts = [str(family(host.decode("ascii"))) for host in (source, destination)]
+        hosts = [_text(family(host.decode("ascii"))) for host in (source, destination)]
     except ValueError as error:
         raise ProxyError(str(error)) from None
     ports = [int(port) for port in (found[5], found[6])]
@@ -125,6 +125,11 @@ def _read_ends(data: bytes, family: int) -> tuple[End, End]:
     middle, end = FIXED + one, FIXED + 2 * one
     read = IPv4Address if family == IPV4 else IPv6Address
     return (
-        End(str(read(data[FIXED:middle])), int.from_bytes(data[end : end + 2], "big")),
-        End(str(read(data[middle:end])), int.from_bytes(data[end + 2 : end + 4], "big")),
+        End(_text(read(data[FIXED:middle])), int.from_bytes(data[end : end + 2], "big")),
+        End(_text(read(data[middle:end])), int.from_bytes(data[end + 2 : end + 4], "big")),
     )
+
+
+def _text(address: IPv4Address | IPv6Address) -> str:
+    """Return an address as text; one of IPv4 that came as one of IPv6, where the other end is one, as what it is."""
+    return str((isinstance(address, IPv6Address) and address.ipv4_mapped) or address)

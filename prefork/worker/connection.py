@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import struct
 from collections.abc import Sequence
 from enum import Enum
 
@@ -20,6 +21,8 @@ SENDFILE_SIZE = 1 << 20
 MAX_PIECES = 512
 # The end of an answer whose connection is closed at once goes out together with the FIN, in one segment (tcp(7)).
 LAST = getattr(socket, "MSG_MORE", 0)
+# socket(7): a linger on for no time at all; to close resets the connection then.
+ABORT = struct.pack("ii", 1, 0)
 
 
 class Phase(Enum):
@@ -28,6 +31,7 @@ class Phase(Enum):
     GREETING = "greeting"  # waiting for the PROXY header before the first request
     HANDSHAKING = "handshaking"  # of TLS, before the first request
     READING = "reading"  # a request, or waiting for one
+    POSTPONED = "postponed"  # more requests have come than are answered in one turn
     RUNNING = "running"  # an application thread has it
     WRITING = "writing"  # waiting for room to send more
     LINGERING = "lingering"  # all is sent and our end is shut; what comes is discarded until the client's end
@@ -185,6 +189,10 @@ class Connection:
         except OSError:
             return False
         return True
+
+    def reset(self) -> None:
+        """See to it that the client takes the coming end of the connection for a fault (RFC 9112 8)."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
 
     def asks_head(self) -> bool:
         """Return whether the request that is being read has the method HEAD: its answer has no body (RFC 9110 9.3.2)."""

@@ -7,6 +7,7 @@ place that waits, and it waits until something happens or the next deadline come
     GREETING --PROXY header read, where one is demanded--> HANDSHAKING --with TLS--> READING
     READING --request read--> answered at once, or RUNNING in a thread --done--> READING, or
         WRITING until there was room --> READING, or LINGERING until the client has closed its end, too
+    READING --many requests sent ahead--> POSTPONED until others had their turn --> READING
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ QUEUE_PER_THREAD = 16
 QUEUE_TIME = 0.5
 # How many pieces of one streamed answer go out before others get their turn.
 PIECES_PER_TURN = 16
+# How many requests that were sent ahead are answered likewise: 64 KiB have room for thousands.
+REQUESTS_PER_TURN = 16
 # How many connections that are answered and closed at once are taken before others get their turn, and for how long;
 # only where clients queue: where the loop had to wait for longer than HARDLY for one, no other one is there.
 ACCEPTS_PER_TURN = 16
@@ -155,6 +158,7 @@ class Loop:
         self._waiting: dict[Connection, float] = {}
         self._most_waiting = pool.threads * QUEUE_PER_THREAD
         self._shed_at = math.inf  # when to look whether the queue is full
+        self._postponed: list[Connection] = []
         self._lane = worker.enter_lane(0)
         self._threads = Threads(pool.threads, worker) if pool.threads > 1 else None
         self._listen(listeners)
@@ -218,6 +222,8 @@ class Loop:
                 self._go_on(connection)
         while (done := self._mailbox.take()) is not None:
             self._take_back(done)
+        if self._postponed:
+            self._resume_postponed()
         self._accept(is_signalled, is_crowded)
         if self._now >= self._timers.wake_at:
             self._expire()
@@ -227,7 +233,7 @@ class Loop:
             self._settle()
 
     def _choose_timeout(self) -> float | None:
-        if not self._mailbox.fall_asleep():
+        if not self._mailbox.fall_asleep() or self._postponed:
             return 0.0
         wake_at = self._timers.wake_at
         if self._shed_at < wake_at:
@@ -451,13 +457,25 @@ class Loop:
     def _advance(self, connection: Connection, data: bytes) -> None:
         """Read requests out of ``data`` and answer them, one after the other, as far as they have come."""
         try:
-            while data:
-                data = self._take_request(connection, data)
+            data = self._take_request(connection, data)
+            if data:
+                self._take_more(connection, data)
         except Refusal as refusal:
             self._refuse(connection, refusal, with_body=not connection.asks_head())
         except Cut:
             self._note_unserved(connection)
             self._drop(connection)
+
+    def _take_more(self, connection: Connection, data: bytes) -> None:
+        """Go on with what was sent ahead; with a lot of it when others have had their turn."""
+        for _ in range(REQUESTS_PER_TURN):
+            data = self._take_request(connection, data)
+            if not data:
+                return
+        connection.pending = data
+        connection.phase = Phase.POSTPONED
+        self._timers.disarm(connection)
+        self._postponed.append(connection)
 
     def _take_request(self, connection: Connection, data: bytes) -> bytes:
         """Read one request, or as much as has come; return what can be read now behind it."""
@@ -479,9 +497,15 @@ class Loop:
         return self._take_body(connection, data)
 
     def _wait_for_head(self, connection: Connection, data: bytes) -> None:
+        self._watch(connection, IN)
+        if not data.replace(b"\r\n", b""):
+            # Some clients end a body with a line break that its length does not count: that begins no request.
+            connection.pending = b""
+            if connection.timer is None:
+                self._timers.arm(connection, self._fresh, self._now)
+            return
         connection.pending = data
         self._note_beginning(connection)
-        self._watch(connection, IN)
         # One deadline for the whole head: a byte now and then does not hold it off.
         if connection.timer != HEAD:
             self._timers.arm(connection, HEAD, self._now)
@@ -633,7 +657,14 @@ class Loop:
     def _resume(self, connection: Connection) -> None:
         """Answer what a client has sent ahead."""
         data, connection.pending = connection.pending, b""
-        self._advance(connection, data)
+        if data:
+            self._advance(connection, data)
+
+    def _resume_postponed(self) -> None:
+        connections, self._postponed = self._postponed, []
+        for connection in connections:
+            connection.phase = READING
+            self._resume(connection)
 
     def _go_on(self, connection: Connection) -> None:
         """Act upon an event of a connection from which no request is being read."""
@@ -647,7 +678,7 @@ class Loop:
         elif connection.phase is Phase.HANDSHAKING:
             self._shake_hands(connection)  # type: ignore[arg-type]  # no other has this phase
         else:
-            self._watch(connection, 0)  # running: what came will still be there afterwards
+            self._watch(connection, 0)  # running or postponed: what came will still be there afterwards
 
     # Threads
 
@@ -744,7 +775,10 @@ class Loop:
         """Go on with a connection whose thread is done with it."""
         self._count_running(-1)
         if connection.is_cut:
+            assert connection.exchange is not None
             self._note_cut(connection)
+            if connection.exchange.looks_whole:
+                connection.reset()
             connection.exchange = None  # finished in the thread
             self._drop(connection)
         elif self._flush(connection, connection.exchange):
@@ -792,6 +826,8 @@ class Loop:
         self._note_cut(connection)
         exchange, connection.exchange = connection.exchange, None
         if exchange is not None:
+            if exchange.looks_whole:
+                connection.reset()
             self._finish(exchange)
         connection.forget_request()
         self._timers.disarm(connection)

@@ -81,6 +81,10 @@ def _serve(
 ) -> None:
     """Accept and serve until the drain is over. Raises BootError if the hook before Ready fails."""
     pool, listeners = post.pool, post.listeners
+    if post.contexts:
+        from prefork.worker import tls  # only where it is spoken
+
+        tls.report_odd_names()
     if pool.kind == "wsgi":
         evented.serve(worker, row, orders, listeners, application, pool, access, post.contexts)
     elif pool.kind == "task":

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import sys
 from contextlib import suppress
 
 from prefork.handlers import response
@@ -48,7 +49,7 @@ class TlsSocket(socket.socket):
 
     """
 
-    __slots__ = ("_incoming", "_is_plain", "_outgoing", "_tls", "_unsent", "has_begun")
+    __slots__ = ("_has_ended", "_incoming", "_is_plain", "_outgoing", "_tls", "_unsent", "has_begun")
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
         super().__init__(sock.family, sock.type, sock.proto, sock.detach())
@@ -58,6 +59,7 @@ class TlsSocket(socket.socket):
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._unsent: bytes | memoryview = b""
         self._is_plain = True
+        self._has_ended = False
 
     @property
     def is_full(self) -> bool:
@@ -76,6 +78,8 @@ class TlsSocket(socket.socket):
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
             self.push()
+            if self._has_ended:
+                raise ConnectionAbortedError("the client left") from None
             return False
         except ssl.SSLError as error:
             self._tell_why(error)
@@ -104,6 +108,8 @@ class TlsSocket(socket.socket):
             # again and again, just as it does when a plain connection is half-closed.
             with suppress(OSError):
                 super().shutdown(socket.SHUT_RD)
+                if not data:
+                    self._say_goodbye()
         elif not data:
             raise BlockingIOError
         return data
@@ -127,9 +133,7 @@ class TlsSocket(socket.socket):
 
     def shutdown(self, how: int) -> None:
         """Tell the client by a close_notify, then by the kernel, that nothing more will come. Raises OSError."""
-        with suppress(ssl.SSLError):  # it wants the client's close_notify, too; or there was no handshake
-            self._tls.unwrap()
-        self.push()
+        self._say_goodbye()
         self._is_plain = True
         super().shutdown(how)
 
@@ -141,10 +145,14 @@ class TlsSocket(socket.socket):
     def _take_in(self, size: int) -> None:
         data = super().recv(size)
         self.has_begun = True
-        if data:
-            self._incoming.write(data)
-        else:
-            self._incoming.write_eof()
+        self._has_ended = not data
+        self._incoming.write(data)
+
+    def _say_goodbye(self) -> None:
+        """Send a close_notify, as who ends has to do (RFC 8446 6.1). Raises OSError when the client is gone."""
+        with suppress(ssl.SSLError):  # it wants the client's close_notify, too; or there was no handshake
+            self._tls.unwrap()
+        self.push()
 
     def _decrypt(self) -> tuple[bytes, bool]:
         """Return what is in the records that came whole, and whether the client has ended."""
@@ -161,7 +169,8 @@ class TlsSocket(socket.socket):
         except ssl.SSLError:
             self.push()  # the alert
             raise
-        return (pieces[0] if len(pieces) == 1 else b"".join(pieces)), False
+        # An end without a close_notify is one as well: a request says itself where it ends, so none can be cut unseen.
+        return (pieces[0] if len(pieces) == 1 else b"".join(pieces)), self._has_ended
 
     def _answer_for_itself(self) -> None:
         if not self.push() and self._outgoing.pending + len(self._unsent) > MAX_UNREAD:
@@ -284,6 +293,23 @@ def take(outbox: list[bytes | memoryview], most: int) -> bytes | memoryview:
         taken.append(rest[:most])
         outbox[0] = rest[most:]
     return b"".join(taken)
+
+
+def report_odd_names() -> None:
+    """See to it that a client asking for a name that is not ASCII does not get a traceback into the log.
+
+    The standard library decodes the name before it calls what chooses the certificate. It gives the client an alert, but
+    the fault to this hook, with the name as its object.
+    """
+    otherwise = sys.unraisablehook
+
+    def report(unraisable: sys.UnraisableHookArgs) -> None:
+        if isinstance(unraisable.exc_value, UnicodeDecodeError) and isinstance(unraisable.object, bytes):
+            logger.debug("no TLS handshake: a client asked for the name %r", unraisable.object)
+        else:
+            otherwise(unraisable)
+
+    sys.unraisablehook = report
 
 
 def wrap(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:

@@ -204,7 +204,7 @@ def test_plain_http_is_answered_with_400(start, pair):
 def test_the_certificate_is_chosen_by_the_name_that_a_client_asks_for(start, authority, pair):
     one, two = (
         authority.issue("one", "one.test", "localhost"),
-        authority.issue("two", "*.two.test", "Two.test"),
+        authority.issue("two", "*.two.test", "Two.test", "one.test"),
     )
     table = f'[pool.web.tls]\ncertificate = ["{one[0]}", "{two[0]}"]\nkey = ["{one[1]}", "{two[1]}"]\n'
     server = start(WEB.format(workers=1) + table).wait_serving()
@@ -216,6 +216,31 @@ def test_the_certificate_is_chosen_by_the_name_that_a_client_asks_for(start, aut
     client.check_hostname = False
     assert {shown_to(server, client, host) for host in ("else.test", "a.b.two.test", "127.0.0.1")} == {"one"}
     assert client.wrap_socket(server.connect()).getpeercert()["subject"][-1][-1][1] == "one"
+
+
+def test_an_odd_name_gets_an_alert_and_leaves_no_traceback(start, authority):
+    one, two = authority.issue("one", "localhost"), authority.issue("two", "two.test")
+    table = f'[pool.web.tls]\ncertificate = ["{one[0]}", "{two[0]}"]\nkey = ["{one[1]}", "{two[1]}"]\n'
+    server = start('[log]\nlevel = "debug"\n' + WEB.format(workers=1) + table).wait_serving()
+    outgoing = ssl.MemoryBIO()
+    client = authority.client().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="name.test")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    with server.connect() as connection:
+        connection.sendall(outgoing.read().replace(b"name.test", b"n\xe4me.test"))
+        assert connection.recv(6) == b"\x15\x03\x03\0\2\2"  # a fatal alert
+    server.wait_for("no TLS handshake: a client asked for the name")
+    assert "Traceback" not in server.log
+    with secure(server, authority.client()) as connection:
+        assert ask(connection) == "TLSv1.3"
+
+
+def test_a_chain_reaches_clients_that_trust_its_root_only(start, authority, tmp_path):
+    below = Authority(tmp_path / "below")
+    below.ca = authority.issue("below", extensions="basicConstraints = critical, CA:TRUE")
+    leaf = below.issue("leaf")
+    leaf.certificate.write_bytes(leaf.certificate.read_bytes() + below.ca.certificate.read_bytes())
+    assert shown_to(start(web(leaf)).wait_serving(), authority.client()) == "leaf"
 
 
 def test_two_kinds_of_key_serve_the_same_name(start, authority):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import logging
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -311,6 +312,19 @@ def test_what_is_written_goes_out_before_the_application_returns() -> None:
     assert ask(application).body == b"1\r\na\r\n1\r\nb\r\n1\r\nc\r\n0\r\n\r\n"
 
 
+def test_what_is_written_when_the_answer_is_over_does_not_go_into_the_next_one() -> None:
+    kept: list[Callable[[bytes], object]] = []
+
+    def application(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        kept.append(start(OK, []))
+        return [b"whole"]
+
+    answer = ask(application)
+    with pytest.raises(AssertionError, match="when its answer was over"):
+        kept[0](b"late")
+    assert answer.body == b"whole"
+
+
 def test_close_is_honoured_both_ways() -> None:
     from_client = ask(reply(b""), "Connection: close")
     assert (from_client.keep_alive, from_client.fields["connection"]) == (False, "close")
@@ -454,6 +468,24 @@ def test_an_application_that_exits_takes_its_process_with_it(at: str) -> None:
     assert answer.head == ("HTTP/1.1 500 Internal Server Error" if at == "call" else "HTTP/1.1 200 OK")
 
 
+def test_a_result_that_cannot_even_be_asked_for_its_close_is_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Result:
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"a"
+
+        def __getattr__(self, name: str) -> object:  # as a proxy does whose object is gone
+            raise RuntimeError(f"no {name} outside of a request")
+
+    def application(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        start(OK, [])
+        return Result()
+
+    assert ask(application).head == "HTTP/1.1 200 OK"
+    assert "no close outside of a request" in caplog.text
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_iterable_is_closed_once_in_any_case(fails: bool, caplog: pytest.LogCaptureFixture) -> None:
     closed: list[int] = []
@@ -533,6 +565,14 @@ def test_an_empty_file_is_an_empty_answer(tmp_path: Path) -> None:
     path.touch()
     answer = serve_file(path.open("rb"))
     assert (answer.file, answer.fields["content-length"]) == (None, "0")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where /proc is")
+def test_a_file_that_is_only_said_to_be_empty_is_read() -> None:
+    path = Path("/proc/self/status")
+    answer = serve_file(path.open("rb"))
+    assert answer.file is None
+    assert answer.body.startswith(b"4\r\nName\r\n")
 
 
 @pytest.fixture(autouse=True)

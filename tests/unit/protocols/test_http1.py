@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 
 from prefork.protocols.http1 import (
@@ -331,6 +333,18 @@ def test_a_chunked_body_may_come_byte_by_byte() -> None:
     decoded = b"".join(body.feed(bytes([byte]))[0] for byte in data)
     assert decoded == b"hello world"
     assert body.is_done
+
+
+@pytest.mark.parametrize("size", [99, 100, 101, 150])
+@pytest.mark.parametrize("form", [b"1;%b\r\na\r\n0\r\n\r\n", b"0\r\nA:%b\r\n\r\n"])
+def test_a_line_of_a_chunked_body_has_one_limit_however_it_comes(form: bytes, size: int) -> None:
+    data = form % (b"e" * (size - 2))
+    for pieces in ([data], [data[: size + 4], data[size + 4 :]], [bytes([byte]) for byte in data]):
+        body = Chunked(MAX_BODY, 100)
+        with pytest.raises(Refusal) if size > 100 else nullcontext():
+            for piece in pieces:
+                body.feed(piece)
+        assert body.is_done is (size <= 100)
 
 
 @pytest.mark.parametrize(

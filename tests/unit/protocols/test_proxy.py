@@ -24,11 +24,14 @@ def ends(family: int, source: str, destination: str) -> bytes:
 
 INET = ends(socket.AF_INET, "192.0.2.1", "192.0.2.2")
 INET6 = ends(socket.AF_INET6, "2001:db8::1", "2001:db8::2")
+MIXED = ends(socket.AF_INET6, "::ffff:192.0.2.1", "2001:db8::2")
 GOOD = [
     (b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n", "192.0.2.1", "192.0.2.2"),
     (b"PROXY TCP6 2001:db8::1 2001:0db8:0::2 56324 443\r\n", "2001:db8::1", "2001:db8::2"),
     (v2(PROXY, TCP4, INET), "192.0.2.1", "192.0.2.2"),
     (v2(PROXY, TCP6, INET6), "2001:db8::1", "2001:db8::2"),
+    (b"PROXY TCP6 ::ffff:192.0.2.1 2001:db8::2 56324 443\r\n", "192.0.2.1", "2001:db8::2"),
+    (v2(PROXY, TCP6, MIXED), "192.0.2.1", "2001:db8::2"),
     (v2(PROXY, TCP4, INET + b"\x04\0\x03abc" + b"\x20" + bytes(300)), "192.0.2.1", "192.0.2.2"),
 ]
 OWN = [

@@ -542,5 +542,5 @@ def test_one_turn_makes_one_write(log: Log, monkeypatch: pytest.MonkeyPatch) -> 
     sizes = []
     monkeypatch.setattr(Writer, "_send", lambda _self, data: sizes.append(len(data)) or len(data))
     with Site(echo, access=log.access) as site:
-        site.ask(b"".join(request(f"/{number}") for number in range(100)))
+        site.ask(b"".join(request(f"/{number}") for number in range(evented.REQUESTS_PER_TURN)))
     assert len(sizes) == 1

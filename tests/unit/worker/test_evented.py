@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,36 @@ def test_pipelined_requests_are_answered_in_order(threads: int) -> None:
             *(b"GET /%d " % number for number in range(50)),
             b"POST /x abc",
         ]
+
+
+def test_who_sends_many_requests_ahead_does_not_keep_others_waiting() -> None:
+    asked: list[str] = []
+    held: list[int] = []
+    has_begun, go_on = threading.Event(), threading.Event()
+
+    def application(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        asked.append(environ["PATH_INFO"])
+        held.extend(len(connection.pending) for connection in site.loop._connections.values())
+        has_begun.set()
+        assert go_on.wait(LONG)
+        return echo(environ, start)
+
+    def send_ahead() -> None:
+        greedy.sendall(request("/many") * many)
+        greedy.shutdown(socket.SHUT_WR)
+
+    many = 10_000  # several times as much as is received at once
+    with Site(application) as site, site.connect() as greedy, site.connect() as modest:
+        sender = threading.Thread(target=send_ahead)
+        sender.start()
+        assert has_begun.wait(LONG)
+        modest.sendall(request("/one"))
+        go_on.set()
+        assert read_answer(modest)[1] == b"GET /one "
+        assert read_all(greedy).count(b"GET /many ") == many
+        sender.join(LONG)
+    assert asked.index("/one") < 100  # of the thousands that are received at once
+    assert max(held) < 2 * evented.RECEIVE_SIZE
 
 
 @BOTH
@@ -209,6 +240,23 @@ def test_a_stream_ends_when_its_client_leaves(threads: int) -> None:
 
 
 @BOTH
+def test_an_answer_that_ends_with_its_connection_does_not_look_whole_if_it_is_cut(threads: int) -> None:
+    def application(environ: dict[str, Any], start: Start) -> Iterator[bytes]:
+        start("200 OK", [])
+        yield b"the beginning"
+        if environ["PATH_INFO"] == "/cut":
+            raise RuntimeError("in the middle")
+
+    with Site(application, threads=threads) as site:
+        for path in ("/whole", "/cut"):
+            with site.connect() as client:
+                client.sendall(request(path, version="1.0"))
+                with pytest.raises(ConnectionResetError) if path == "/cut" else nullcontext():
+                    assert read_all(client).endswith(b"the beginning")
+                    assert path == "/whole"
+
+
+@BOTH
 def test_a_client_that_takes_nothing_is_cut(threads: int) -> None:
     closed = threading.Event()
 
@@ -279,6 +327,27 @@ def test_a_kept_connection_is_closed_after_its_time(threads: int) -> None:
     with Site(echo, keepalive_timeout=0.05, threads=threads) as site, site.connect() as client:
         client.sendall(request("/a"))
         assert read_all(client).endswith(b"GET /a ")
+
+
+@BOTH
+def test_a_line_break_behind_a_body_begins_no_request(threads: int) -> None:
+    post = request("/a", "Content-Length: 3", method="POST") + b"abc\r\n"
+    with Site(echo, read_timeout=0.05, keepalive_timeout=0.3, threads=threads) as site:
+        with site.connect() as client:
+            client.sendall(post)
+            assert read_answer(client)[1] == b"POST /a abc"
+            began = time.monotonic()
+            assert read_all(client) == b""  # idle for its time, and no 408
+            assert time.monotonic() - began > 0.2
+        with site.connect() as client:
+            client.sendall(b"\r\n")
+            assert read_all(client) == b""
+        with site.connect() as client:
+            client.sendall(post)
+            read_answer(client)
+            client.sendall(b"\r\n\r")
+            client.sendall(b"\n" + request("/b"))
+            assert read_answer(client)[1] == b"GET /b "
 
 
 def test_an_idle_loop_does_not_turn() -> None:
@@ -456,7 +525,7 @@ def test_a_drain_answers_what_still_comes_on_kept_connections_then_closes_the_si
             client.sendall(request("/a"))
             read_answer(client)
         partial.sendall(request("/p")[:-1])
-        fresh.sendall(b"\r\n")  # so that it is known to have been accepted: see below
+        fresh.sendall(request("/f")[:1])  # so that it is known to have been accepted: see below
         wait_until_held(site, 4)
         site.orders.drain()
         assert site.orders.has_left_queue.wait(LONG)
@@ -472,7 +541,7 @@ def test_a_drain_answers_what_still_comes_on_kept_connections_then_closes_the_si
         partial.sendall(b"\n")
         assert read_answer(partial)[1] == b"GET /p "
         partial.close()
-        fresh.sendall(request("/f"))
+        fresh.sendall(request("/f")[1:])
         assert read_answer(fresh)[1] == b"GET /f "
         fresh.close()
         site.thread.join(LONG)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import socket
 import threading
 import time
@@ -172,6 +173,19 @@ def test_the_server_header_can_be_turned_off() -> None:
     assert b"\r\nserver:" not in answers.lower()
     with Site(Recorder()) as site:
         assert site.ask(request("/") + b"BAD\r\n\r\n").count(b"\r\nServer: prefork\r\n") == 2
+
+
+@BOTH
+def test_a_body_for_which_there_is_no_room_is_refused_and_nothing_else_suffers(threads: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # fails as a full disk does
+    try:
+        with Site(Recorder(), threads=threads) as site:
+            for size, status in ((100_000, 200), (100_001, 507), (104_000, 507), (300_000, 507), (5, 200)):
+                answer = site.ask(request("/", f"Content-Length: {size}", method="POST") + bytes(size))
+                assert answer.startswith(b"HTTP/1.1 %d " % status)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # HTTP/1.0 and half-closed clients

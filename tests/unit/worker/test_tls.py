@@ -246,7 +246,18 @@ def test_a_half_closed_client_gets_its_answer(threads, context, authority):
         client.send()
         client.sock.shutdown(socket.SHUT_WR)
         assert read_answer(client)[1] == b"GET /a "
+        assert client.recv(1) == b""  # an alert, or an end without close_notify, would raise
         client.sock.close()
+
+
+@BOTH
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_goodbye_is_answered_with_one(threads, asks, context, secure):
+    with Site(echo, threads=threads, context=context) as site, secure(site) as client:
+        if asks:
+            client.sendall(request("/a"))
+            read_answer(client)
+        client.unwrap().close()  # waits for the server's close_notify; an end without it would raise
 
 
 def test_an_invalid_request_is_refused_and_the_end_announced(context, secure):
