@@ -171,6 +171,8 @@ class FakeSystem:
 
     def upgrade(self) -> bool:
         """Let another program's supervisor go on, with what can be written down; return whether that is possible now."""
+        while (due := self.supervisor.next_deadline()) is not None and due <= self.now:
+            self._tick()  # as the loop does before it upgrades; whatever is due, Resume would act on
         if not self.supervisor.can_be_resumed:
             return False
         past, _ = decode(encode(self.supervisor.past())[0], live=False)
