@@ -340,7 +340,7 @@ class Keeper:
     def _size_for(self, new: Pool) -> int:
         """Return how many workers a generation is to have: as many as there are, unless its settings say otherwise."""
         old = self.settings
-        if old is None:
+        if old is None or new.restart == "once":
             return new.first_size
         if new.scale is not None:
             return max(1, new.scale.within(self.wanted))
@@ -376,8 +376,8 @@ class Keeper:
         if self.trial is None or self.trial.begun or not self.trial.cleared:
             return []
         settings, is_once = self.trial.settings, self.trial.is_once
-        if is_once and any(life.asked for life in self.lives.values()):
-            return []  # work that was superseded is not done twice at a time
+        if is_once and any(life.asked or life.pool.restart == "once" for life in self.lives.values()):
+            return []  # work that was superseded is not done twice at a time, however far its end has got
         if not self.templates.can_fork(settings, self.trial.generation):
             return self._ensure_template(settings, self.trial.generation)
         self.trial.begun = True

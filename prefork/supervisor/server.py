@@ -12,7 +12,7 @@ from typing import Any
 
 from prefork.config.listeners import Key, all_keyed
 from prefork.config.order import Order, predecessors
-from prefork.config.schema import Config
+from prefork.config.schema import Config, Pool
 from prefork.supervisor import events, recycling, scaling
 from prefork.supervisor.actions import (
     Action,
@@ -23,6 +23,7 @@ from prefork.supervisor.actions import (
     EndRollout,
     KeepListeners,
     Look,
+    Spawn,
     Tell,
     Watch,
 )
@@ -87,7 +88,8 @@ class Supervisor:
     def handle(self, event: Event, now: float) -> list[Action]:
         """Return what is to be done about an event, in order."""
         self._now = now
-        return [*self._take(event, now), *self._advance(now)]
+        # What is answered is done last: its answer goes in before the next action is done, and may make that one stale.
+        return sorted([*self._take(event, now), *self._advance(now)], key=_is_answered)
 
     def next_deadline(self) -> float | None:
         """Return when ``Tick`` is due if nothing else happens before; None if only events matter."""
@@ -264,7 +266,14 @@ class Supervisor:
         """Let those trials begin whose predecessors have passed theirs."""
         for keeper in self.keepers.values():
             if keeper.trial is not None and not keeper.trial.cleared:
-                keeper.trial.cleared = not self.waits_for(keeper)
+                keeper.trial.cleared = not (
+                    self.waits_for(keeper) or self._is_still_done(keeper.trial.settings)
+                )
+
+    def _is_still_done(self, settings: Pool) -> bool:
+        """Tell whether work that is never done twice at a time still goes on in a pool that was removed meanwhile."""
+        removed = (keeper for keeper in self.departing if keeper.name == settings.name)
+        return settings.restart == "once" and any(keeper.lives for keeper in removed)
 
     def waits_for(self, keeper: Keeper) -> list[str]:
         """Return the names of the pools that a pool's next generation has to wait for before it begins."""
@@ -479,6 +488,10 @@ class Supervisor:
             return []
         self._ended = True
         return [self._end or End(0)]
+
+
+def _is_answered(action: Action) -> bool:
+    return isinstance(action, Spawn | Look)
 
 
 def _bury_given_up(event: WorkerEvent) -> list[Action]:

@@ -52,20 +52,6 @@ def pool(
     return Pool(name=name, listen=listen, surge=Share(number=surge), **kind, **options)  # type: ignore[arg-type]
 
 
-# What a look notes of a worker; another program's first look comes at once.
-UNACCOUNTED = {
-    "accounted_at": 0.0,
-    "busy_share": 0.0,
-    "busy_time": 0.0,
-    "served": 0,
-    "has_served": False,
-    "has_in_flight": False,
-    "memory": 0,
-    "too_large": 0,
-    "spent": None,
-}
-
-
 @dataclass
 class Process:
     """One worker as the operating system sees it, and how it takes orders."""
@@ -131,15 +117,20 @@ class FakeSystem:
         self.told_to_stop = self.told_to_stop or isinstance(event, events.Stop)
         queue = [event]
         while queue and self.ended is None:
-            asked = self._handle(queue.pop(0))
-            for action in asked:
-                answer = self._perform(action)
-                if answer is None:
-                    continue
-                if self._nested:
-                    self.tell(answer)
-                else:
-                    queue.append(answer)
+            queue += self._perform_all(self._handle(queue.pop(0)))
+
+    def _perform_all(self, asked: list[Action]) -> list[Event]:
+        """Perform what was asked for, and return what the supervisor has yet to be told of it."""
+        later: list[Event] = []
+        for action in asked:
+            answer = self._perform(action)
+            if answer is None:
+                continue
+            if self._nested:
+                self.tell(answer)
+            else:
+                later.append(answer)
+        return later
 
     def next_happening(self) -> float | None:
         """Return when something happens next, if anything ever will."""
@@ -180,6 +171,8 @@ class FakeSystem:
 
     def upgrade(self) -> bool:
         """Let another program's supervisor go on, with what can be written down; return whether that is possible now."""
+        while (due := self.supervisor.next_deadline()) is not None and due <= self.now:
+            self._tick()  # as the loop does before it upgrades; whatever is due, Resume would act on
         if not self.supervisor.can_be_resumed:
             return False
         past, _ = decode(encode(self.supervisor.past())[0], live=False)
@@ -187,16 +180,17 @@ class FakeSystem:
             del self.processes[birth]  # templates end with the program that has made them
         lives = self._all_lives()
         self.supervisor = Supervisor(self.random.random)
-        self.tell(events.Resume(past))
-        assert self._all_lives() == lives
+        asked = self._handle(events.Resume(past))
+        assert self._all_lives() == lives  # now: the look that it asks for may well change the size of a pool
+        for answer in self._perform_all(asked):
+            self.tell(answer)
         return True
 
     def _all_lives(self) -> dict[int, Life]:
-        """Return what is known of all workers, but for what they are busy with: that is accounted for at each look."""
         return {
-            life.birth: msgspec.structs.replace(life, **UNACCOUNTED)
+            life.birth: msgspec.structs.replace(life)
             for life in self.supervisor._lives()
-            if life.state is not State.FORKING and life.slot != TEMPLATE
+            if life.slot != TEMPLATE
         }
 
     # What happens by itself.
@@ -232,13 +226,19 @@ class FakeSystem:
 
     @property
     def is_calm(self) -> bool:
-        """Whether nobody is spent, and nothing will happen before the next worker is too old."""
+        """Whether nobody is spent, or on the way, and nothing will happen before the next worker is too old."""
+        if self.ended is not None:
+            return True
         keepers = self.supervisor.keepers.values()
-        ends = [recycling.next_expiry(keeper.lives.values()) for keeper in keepers]
-        if any(life.spent for keeper in keepers for life in keeper.lives.values()) and self.ended is None:
+        # A worker may be too old just before another one is ready.
+        if any(keeper._spawn_at or keeper._template_at for keeper in keepers):
             return False
-        expected = min((end for end in ends if end is not None), default=None) if self.ended is None else None
-        return self.next_happening() == expected
+        if any(life.deadline for life in self.supervisor._lives()):
+            return False
+        if any(life.spent for keeper in keepers for life in keeper.lives.values()):
+            return False
+        ends = [recycling.next_expiry(keeper.lives.values()) for keeper in keepers]
+        return self.next_happening() == min((end for end in ends if end is not None), default=None)
 
     def _happen(self, event: Event) -> None:
         if isinstance(event, events.Looked):
@@ -470,12 +470,18 @@ class FakeSystem:
                 shown = self._proven.get((name, spawn.generation), 0)
                 assert shown >= needed, f"{spawn.pool.name} starts before {name}"
         if spawn.pool.restart == "once":
-            workers = [process for process in self.processes.values() if process.slot != TEMPLATE]
-            others = [other for other in workers if other.pool.name == spawn.pool.name]
-            assert not any(
-                other.pool.restart == "once" and other.generation != spawn.generation and not other.immortal
-                for other in others
-            ), "it is done twice at a time"
+            others = [other for other in self._workers(spawn.pool.name) if other.pool.restart == "once"]
+            assert all(other.generation == spawn.generation for other in others), "it is done twice at a time"
+
+    def _workers(self, name: str) -> list[Process]:
+        """Return a pool's workers; whoever was given up because it survives SIGKILL cannot be waited for."""
+        return [
+            process
+            for birth, process in self.processes.items()
+            if process.pool.name == name
+            and process.slot != TEMPLATE
+            and not (process.immortal and self.supervisor.life(birth) is None)
+        ]
 
     def _is_recycled(self, birth: int) -> bool:
         """Tell whether a worker has been replaced already, and leaves."""
@@ -488,12 +494,10 @@ class FakeSystem:
         if keeper is None or self.scaled or spawn.slot == TEMPLATE:
             return
         finals = self._finals.get((spawn.pool.name, spawn.generation), [])
-        living = sum(
-            process.pool.name == spawn.pool.name
-            and process.generation == spawn.generation
-            and process.slot != TEMPLATE
-            and not self._is_recycled(birth)
-            for birth, process in self.processes.items()
+        living = sum(process.generation == spawn.generation for process in self._workers(spawn.pool.name))
+        living -= sum(
+            life.generation == spawn.generation and self._is_recycled(life.birth)
+            for life in keeper.lives.values()
         )
         most = max(keeper.wanted, spawn.pool.workers) + keeper._substitutes()  # beside one who is to go
         holds = spawn.pool.restart != "always"

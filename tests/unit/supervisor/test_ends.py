@@ -7,7 +7,18 @@ from typing import Any
 import pytest
 
 from prefork.config.schema import Pool
-from prefork.supervisor.actions import Adopt, Bury, Drain, End, EndRollout, Leave, Spawn, Tell
+from prefork.supervisor.actions import (
+    Adopt,
+    Bury,
+    Drain,
+    DumpStacks,
+    End,
+    EndRollout,
+    Kill,
+    Leave,
+    Spawn,
+    Tell,
+)
 from prefork.supervisor.events import (
     Boot,
     ChannelLost,
@@ -25,8 +36,9 @@ from prefork.supervisor.events import (
 )
 from prefork.supervisor.pool import SETTLE, Keeper
 from prefork.supervisor.server import Phase
+from prefork.supervisor.worker import STACKS
 from prefork.units import Share
-from tests.unit.supervisor.building import CLEAN, House, config, one, only, pool
+from tests.unit.supervisor.building import CLEAN, SHOT, House, config, one, only, pool
 
 CRASH = Exit(signal="SIGSEGV", status=139)
 FAILURE = Exit(code=3, status=3)
@@ -288,6 +300,46 @@ class TestOnce:
         assert one(Drain, actions).birth == 3
         assert only(Spawn, actions) == []
         assert one(Spawn, house.tell(Exited(3, CLEAN))).generation == 3
+
+    def test_nor_while_one_whose_clock_has_struck_still_lives(self) -> None:
+        house = booted(pool(), ONCE)
+        run_out(house, 1)
+        house.ready(2)
+        house.tell(Reload(config(pool(), ONCE)))
+        one(DumpStacks, house.wait(ONCE.boot_timeout, Tick()))
+        assert only(Spawn, house.tell(Reload(config(pool(), ONCE)))) == []
+        assert one(Kill, house.wait(STACKS, Tick())).birth == 3
+        assert one(Spawn, house.tell(Exited(3, SHOT))).generation == 3
+
+    def test_nor_while_one_that_leaves_by_itself_still_lives(self) -> None:
+        house = booted(pool(), ONCE)
+        run_out(house, 1)
+        house.ready(2)
+        house.tell(Reload(config(pool(), ONCE)))
+        house.tell(Ready(3))
+        house.tell(LeftQueue(3))
+        assert only(Spawn, house.tell(Reload(config(pool(), ONCE)))) == []
+        assert one(Spawn, house.tell(Exited(3, CLEAN))).generation == 3
+
+    def test_nor_while_the_pool_is_removed_and_comes_back(self) -> None:
+        house = booted(pool(), ONCE)
+        run_out(house, 1)
+        house.ready(2)
+        house.tell(Reload(config(pool(), ONCE)))
+        house.tell(Ready(3))
+        house.tell(Reload(config(pool())))
+        house.ready(*house.births(3))
+        assert only(Spawn, house.tell(Reload(config(pool(), ONCE)))) == []
+        assert one(Spawn, house.tell(Exited(3, CLEAN))).pool.name == "migrate"
+
+    def test_a_pool_that_was_scaled_is_done_with_as_many_workers_as_its_settings_say(self) -> None:
+        house = serving(task("migrate"))
+        house.tell(Scale("migrate", 2))
+        house.ready(2)
+        house.tell(Reload(config(ONCE)))
+        actions = run_out(house, *house.births(2, "migrate"))
+        assert only(Spawn, actions) == []
+        assert keeper(house, "migrate").is_done
 
     def test_a_stop_in_the_midst_of_it_drains_it(self) -> None:
         house = booted(pool(), ONCE)

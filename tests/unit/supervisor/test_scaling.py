@@ -16,6 +16,7 @@ from prefork.supervisor.events import (
     Reload,
     Rest,
     Sighting,
+    SpawnFailed,
     Spent,
     Stop,
     Tick,
@@ -23,7 +24,7 @@ from prefork.supervisor.events import (
 from prefork.supervisor.events import Scale as ScaleTo
 from prefork.supervisor.pool import Keeper
 from prefork.supervisor.scaling import Load, Scaler
-from tests.unit.supervisor.building import A, House, config, one, only, pool
+from tests.unit.supervisor.building import A, B, House, config, one, only, pool
 
 IDLE_FOR = 60.0
 MIB = 2**20
@@ -254,6 +255,18 @@ class TestNone:
     def test_a_reload_shows_with_one_worker_that_it_works(self) -> None:
         house = self.asleep()
         one(Spawn, house.tell(Reload(config(pool(scale=scale(0, 4))))))
+
+    def test_a_fork_that_fails_at_once_leaves_the_last_word_to_what_follows_from_that(self) -> None:
+        house = self.asleep()
+        # As the loop does it: what an action yields goes in, and is acted on, before the next one is done.
+        done: list[object] = []
+        for action in house.supervisor.handle(Reload(config(pool(at=[B], scale=scale(0, 4)))), house.now):
+            done.append(action)
+            if isinstance(action, Spawn):
+                failure = SpawnFailed(action.birth, "fork: EAGAIN")
+                done += house.supervisor.handle(failure, house.now)
+        assert only(AwaitClients, done)[-1].addresses == {A}
+        assert only(KeepListeners, done)[-1].addresses == {A}
 
     @pytest.mark.parametrize("event", [Stop(), Rest()])
     def test_who_ends_or_rests_awaits_nobody(self, event: Any) -> None:
