@@ -138,6 +138,7 @@ def test_chaos_loses_only_what_was_in_flight_in_a_killed_process(start: Start):
         everybody = with_descendants([server.process.pid])
         assert server.stop() == 0
         assert not [pid for pid in everybody if is_alive(pid)]
+        assert "Traceback" not in server.log
     except AssertionError as error:
         raise AssertionError(describe(server, monkey, str(error), family, descriptors)) from error
 
