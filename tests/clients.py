@@ -21,10 +21,15 @@ Address = tuple[str, int] | str
 
 
 class Loss(NamedTuple):
-    """A request that was not answered: the client's port (0: it was not even connected), what happened, and when."""
+    """A request that was not answered: by whom and whose, what happened, when it began and when it was given up.
 
+    The ports are those of TCP; the client's is 0 if it was not even connected.
+    """
+
+    server_port: int
     port: int
     error: str
+    began: float
     at: float
 
 
@@ -91,11 +96,12 @@ class Load:
             self.outcomes[outcome] += 1
             self.examples.setdefault(outcome, detail)
 
-    def _note_loss(self, client: socket.socket | None, error: Exception) -> None:
+    def _note_loss(self, client: socket.socket | None, error: Exception, began: float) -> None:
         name = client.getsockname() if client is not None else None
         port = name[1] if isinstance(name, tuple) else 0
+        server_port = self._address[1] if isinstance(self._address, tuple) else 0
         with self._lock:
-            self.losses.append(Loss(port, repr(error), time.monotonic()))
+            self.losses.append(Loss(server_port, port, repr(error), began, time.monotonic()))
 
     def _rest(self, dice: random.Random) -> None:
         self._over.wait(dice.random() * 2 * self._pause)
@@ -104,10 +110,11 @@ class Load:
         dice = random.Random(seed)
         client: socket.socket | None = None
         while not self._over.is_set():
+            began = time.monotonic()  # before the look: what is closed right after it is closed too late
             if client is not None and _is_closed(client):
                 client.close()
                 client = None
-            client = self._exchange(client, _get(self._path))
+            client = self._exchange(client, _get(self._path), began)
             self._rest(dice)
         if client is not None:
             client.close()
@@ -115,7 +122,7 @@ class Load:
     def _close_each(self, seed: int) -> None:
         dice = random.Random(seed)
         while not self._over.is_set():
-            self._exchange(None, _get(self._path, close=True))
+            self._exchange(None, _get(self._path, close=True), time.monotonic())
             self._rest(dice)
 
     def _post(self, seed: int) -> None:
@@ -123,19 +130,18 @@ class Load:
         body = bytes(16384)
         head = f"POST {self._path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         while not self._over.is_set():
-            self._exchange(None, head.encode() + body)
+            self._exchange(None, head.encode() + body, time.monotonic())
             self._rest(dice)
 
-    def _exchange(self, client: socket.socket | None, request: bytes) -> socket.socket | None:
+    def _exchange(self, client: socket.socket | None, request: bytes, began: float) -> socket.socket | None:
         """Send one request and class what comes; return the connection if it can be used again."""
-        began = time.monotonic()
         try:
             if client is None:
                 client = _connect(self._address, self._tls)
             client.sendall(request)
             status, body, reusable = read_answer(client)
         except (OSError, EOFError) as error:
-            self._note_loss(client, error)
+            self._note_loss(client, error, began)
             self._note(_outcome(error), f"{error!r} after {time.monotonic() - began:.3f} s")
             reusable = False
         else:

@@ -52,7 +52,7 @@ class Server:
             [*launcher, *command, *options],
             cwd=folder,
             env={
-                **os.environ,
+                **_surroundings(),
                 "PYTHONPATH": f"{APPS}{os.pathsep}{folder}",
                 "PYTHONUNBUFFERED": "1",
                 **variables,
@@ -90,7 +90,7 @@ class Server:
         return subprocess.run(
             [*PREFORK, command, str(self.file), *arguments],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": f"{APPS}{os.pathsep}{self.folder}", "NO_COLOR": "1"},
+            env={**_surroundings(), "PYTHONPATH": f"{APPS}{os.pathsep}{self.folder}", "NO_COLOR": "1"},
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -226,6 +226,11 @@ for number, copy in enumerate(copies, 3):
 os.environ["LISTEN_PID"] = str(os.getpid())
 os.execv(command[0], command)
 """
+
+
+def _surroundings() -> dict[str, str]:
+    """Return this process's environment without what would configure a server: that is for the tests themselves."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PREFORK_")}
 
 
 def _passing(inherit: Sequence[tuple[str, socket.socket]]) -> tuple[list[str], dict[str, str]]:

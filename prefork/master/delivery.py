@@ -10,12 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import selectors
-import signal
 import socket
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
 import msgspec
@@ -24,11 +22,14 @@ from prefork.log import STDERR, logger
 from prefork.master.charge import Charge, Means, charge_of, shared
 from prefork.master.server import Server
 from prefork.supervisor import events
-from prefork.supervisor.actions import Spawn
+from prefork.supervisor.actions import Disown, Spawn
 from prefork.supervisor.events import Event
 from prefork.system.process import Child
 from prefork.worker import channel
-from prefork.worker.channel import Born, NotBorn, ProtocolError
+from prefork.worker.channel import Born, FromUnborn, NotBorn, ProtocolError
+
+Received = tuple[FromUnborn, list[int]] | None
+Outcome = events.Spawned | events.SpawnFailed
 
 GONE = "its template ended before it was forked"
 
@@ -94,17 +95,16 @@ class Delivery:
             self._send_next(template)
         return events.Ordered(spawn.birth)
 
-    def disown(self, birth: int) -> None:
-        """Wait for a worker no longer."""
-        if birth in self._unborn:
-            unborn = self._unborn[birth]
+    def disown(self, disown: Disown) -> Outcome:
+        """Wait for a worker no longer: it is born by now, or it never will be."""
+        unborn = self._unborn.get(disown.birth)
+        if unborn is not None:
             self._take_out(unborn)
-            turn_away(unborn.means.ours)
-            unborn.close()
-            return
+            return self._outcome(unborn, self._last_word(unborn), disown.reason)
         for queue in self._queues.values():
-            for spawn in [spawn for spawn in queue if spawn.birth == birth]:
+            for spawn in [spawn for spawn in queue if spawn.birth == disown.birth]:
                 queue.remove(spawn)
+        return events.SpawnFailed(disown.birth, disown.reason)
 
     def hear(self) -> None:
         """Take in whoever is born by now."""
@@ -142,44 +142,45 @@ class Delivery:
 
     def _hear(self, unborn: Unborn) -> None:
         try:
-            received = channel.receive_from_unborn(unborn.means.ours)
+            received = self._receive(unborn)
         except BlockingIOError:
             return
+        self._take_out(unborn)
+        self._feed(self._outcome(unborn, received, GONE))
+
+    def _receive(self, unborn: Unborn) -> Received:
+        """Return what is heard of an unborn worker. Raises BlockingIOError if that is nothing yet."""
+        try:
+            return channel.receive_from_unborn(unborn.means.ours)
         except ProtocolError as error:
             logger.error(
                 "a template's worker talks rubbish: %s", error, extra={"identity": unborn.template.identity}
             )
-            received = None
-        self._take_out(unborn)
+            return None
+
+    def _last_word(self, unborn: Unborn) -> Received:
+        """Return what an unborn worker has said by now; if it has not, it finds nobody to say it to, and ends."""
+        try:
+            return self._receive(unborn)
+        except BlockingIOError:
+            # What was said right before this can still be read; who has said it finds the channel closed, and drains.
+            unborn.means.ours.shutdown(socket.SHUT_RDWR)
+            return self._receive(unborn)
+
+    def _outcome(self, unborn: Unborn, received: Received, otherwise: str) -> Outcome:
+        """Take in whoever is born; ``otherwise`` tells why somebody of whom nothing was heard is not."""
         match received:
             case Born(pid), descriptors:
-                self._take_in(unborn, Child(pid, *descriptors[:1]))
+                charge = unborn.bear(Child(pid, *descriptors[:1]))
+                self._server.take_in(charge)
+                self._welcome(charge)
+                return events.Spawned(charge.birth, pid)
             case NotBorn(reason, traceback), _:
-                self._fail(unborn, reason, traceback)
-            case None:
-                self._fail(unborn, GONE)
-
-    def _take_in(self, unborn: Unborn, child: Child) -> None:
-        charge = unborn.bear(child)
-        self._server.take_in(charge)
-        self._welcome(charge)
-        self._feed(events.Spawned(charge.birth, child.pid))
-
-    def _fail(self, unborn: Unborn, reason: str, traceback: str = "") -> None:
-        unborn.close()
-        self._feed(events.SpawnFailed(unborn.spawn.birth, reason, traceback))
-
-
-def turn_away(ours: socket.socket) -> None:
-    """See to it that nobody is born on a channel: who tries to say so later ends, who has said so already is killed."""
-    ours.shutdown(socket.SHUT_RDWR)
-    with suppress(ProtocolError, BlockingIOError):
-        received = channel.receive_from_unborn(ours)
-        if received is not None and isinstance(received[0], Born):
-            # It is not reaped yet: before a stranger's death is made nothing of, all channels are heard.
-            child = Child(received[0].pid, *received[1][:1])
-            child.send_signal(signal.SIGKILL)
-            child.close()
+                unborn.close()
+                return events.SpawnFailed(unborn.spawn.birth, reason, traceback)
+            case _:
+                unborn.close()
+                return events.SpawnFailed(unborn.spawn.birth, otherwise)
 
 
 def order(server: Server, spawn: Spawn, template: Charge) -> Unborn:

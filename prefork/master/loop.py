@@ -199,9 +199,8 @@ class Loop:
                 return None
             case actions.Spawn(_, pool, slot, _) if pool.preload and slot != TEMPLATE:
                 return self._delivery.order(action)
-            case actions.Disown(birth):
-                self._delivery.disown(birth)
-                return None
+            case actions.Disown():
+                return self._delivery.disown(action)
             case actions.AwaitClients(addresses):
                 self._doorbell.watch(addresses)
                 return None

@@ -24,9 +24,13 @@ class Spawn(msgspec.Struct, frozen=True):
 
 
 class Disown(msgspec.Struct, frozen=True):
-    """Wait no longer for a worker that its template was to fork; should it be born after all, it leaves."""
+    """Wait no longer for a worker that its template was to fork: if it is not born yet, its spawn has failed, for a reason.
+
+    Should it be born after that, it leaves before it serves anybody.
+    """
 
     birth: int
+    reason: str
 
 
 class Drain(msgspec.Struct, frozen=True):

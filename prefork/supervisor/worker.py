@@ -95,7 +95,11 @@ class Retirement(msgspec.Struct, frozen=True):
 
 
 class Life(msgspec.Struct):
-    """What the supervisor knows of one worker; ``done`` if it has ended by itself, with 0, and nothing has failed."""
+    """What the supervisor knows of one worker.
+
+    ``done`` if it has ended by itself, with 0, and nothing has failed; ``doom`` is how it is to go, if it was retired before
+    its birth was known.
+    """
 
     birth: int
     pool: Pool
@@ -112,6 +116,7 @@ class Life(msgspec.Struct):
     lost: bool = False
     asked: bool = False
     why: str | None = None
+    doom: Retirement | None = None
     strike: Strike | None = None
     struck: set[float] = msgspec.field(default_factory=set)
     failure: str | None = None
@@ -183,6 +188,7 @@ def _doom(life: Life, detail: Retirement | str, now: float) -> list[Action]:
     """Note that the worker is not wanted any more; it cannot be told before it exists, nor is a template waited for."""
     life.asked = True
     life.deadline = life.deadline and now
+    life.doom = detail if isinstance(detail, Retirement) else None
     life.why = detail.why if isinstance(detail, Retirement) else detail
     return []
 
@@ -193,13 +199,15 @@ def _ordered(life: Life, _detail: None, now: float) -> list[Action]:
 
 
 def _disown(life: Life, _detail: None, _now: float) -> list[Action]:
-    life.failure = f"its template did not fork it within {life.pool.boot_timeout:g} s"
-    life.move(State.GONE, None)
-    return [Disown(life.birth)]
+    """Wait no longer; whether the worker has been born by now is the answer to that."""
+    life.deadline = None
+    return [Disown(life.birth, f"its template did not fork it within {life.pool.boot_timeout:g} s")]
 
 
 def _spawned(life: Life, pid: int, now: float) -> list[Action]:
     life.pid = pid
+    if life.doom is not None:
+        return _retire(life, life.doom, now)  # a template's worker may serve by now
     if life.why is not None:
         return _leave(life, now)
     life.move(State.STARTING, now + life.pool.boot_timeout)

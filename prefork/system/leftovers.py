@@ -13,12 +13,16 @@ TASKS = "/proc/self/task"
 DESCRIPTORS = "/proc/self/fd"
 
 
-def other_threads() -> list[str]:
-    """Return the names of all threads of this process but the calling one, those that Python does not know included."""
-    own = threading.get_native_id()
+def other_threads(known: Collection[int | None]) -> list[str]:
+    """Return the names of all threads of this process, those that Python does not know included.
+
+    Left out are the calling one, and those whose native ids are known: the kernel shows a thread for a moment longer than
+    it takes to join it.
+    """
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
-    tasks = (int(task) for task in os.listdir(TASKS))
-    return sorted(names.get(task) or _task_name(task) for task in tasks if task != own)
+    tasks = {int(task) for task in os.listdir(TASKS)} - {threading.get_native_id(), *known}
+    found = (names.get(task) or _name_at(f"{TASKS}/{task}/comm") for task in tasks)
+    return sorted(filter(None, found))
 
 
 def open_sockets(known: Collection[int]) -> list[str]:
@@ -27,12 +31,14 @@ def open_sockets(known: Collection[int]) -> list[str]:
     return [_described(number) for number in descriptors if _is_socket(number)]
 
 
-def _task_name(task: int) -> str:
-    try:
-        with open(f"{TASKS}/{task}/comm", encoding="utf-8", errors="replace") as file:
-            return f"{file.read().strip()} (native)"
-    except FileNotFoundError:
-        return "one that has just ended"
+def _name_at(path: str) -> str | None:
+    """Return the kernel's name of a thread, None if it has just ended: before the file was opened, or after that."""
+    with (
+        suppress(FileNotFoundError, ProcessLookupError),
+        open(path, encoding="utf-8", errors="replace") as file,
+    ):
+        return f"{file.read().strip()} (native)"
+    return None
 
 
 def _is_socket(descriptor: int) -> bool:

@@ -160,14 +160,16 @@ def _read(pid: int, name: str) -> bytes:
 
 
 def _kill_all(find: Callable[[], list[Process]]) -> None:
-    killed: set[Process] = set()
+    """Kill who is found until nothing is new; so is a death, for its orphans may have moved to where was looked before."""
+    seen: set[tuple[Process, bool]] = set()
     for _ in range(ROUNDS):
-        living = {_identity(process) for process in find() if process.state != "Z"} - killed
-        if not living:
+        found = {(_identity(process), process.state == "Z") for process in find()}
+        if found <= seen:
             return
-        for process in living:
-            _send_signal(process, signal.SIGKILL)
-        killed |= living
+        for process, is_dead in found - seen:
+            if not is_dead:
+                _send_signal(process, signal.SIGKILL)
+        seen |= found
 
 
 def _identity(process: Process) -> Process:

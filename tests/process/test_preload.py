@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
+import socket
 from pathlib import Path
 
 import pytest
 
-from prefork.master.delivery import turn_away
-from prefork.worker import channel
 from tests.certificates import Authority
 from tests.clients import Load
 from tests.faulty import ask, begin, pool
 from tests.harness import (
     APPS,
+    PATIENCE,
     Server,
     body_of,
     children_of,
@@ -236,6 +235,84 @@ def test_a_worker_whose_birth_and_death_are_heard_of_at_once_has_its_record(star
     wait_until(lambda: server.pool()["ready"] == 2, "both workers are ready")
 
 
+HALTS_THE_MASTER = """
+import os, signal, time
+master = os.getppid()
+os.register_at_fork(before=lambda: os.path.exists("halts") and os.kill(master, signal.SIGSTOP))
+def app(environ, start_response):
+    open("began", "w").close()
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+    start_response("200 OK", [("Content-Length", "4")])
+    return [b"done"]
+"""
+HANGS = """
+import os, time
+if os.path.exists("halts"):
+    open("boots", "w").close()
+    time.sleep(1000)
+def handle(sock, address):
+    pass
+"""
+
+
+def test_a_worker_that_is_given_up_before_its_birth_is_heard_of_finishes_what_it_serves(start, tmp_path):
+    (tmp_path / "hangs.py").write_text(HANGS)
+    server = start(own(tmp_path, HALTS_THE_MASTER, workers=1) + pool("hangs:handle", "other")).wait_serving()
+    master, address, (old,) = server.process.pid, server.address("work"), server.pids("work")
+    (tmp_path / "halts").touch()
+    server.signal(signal.SIGHUP)
+    wait_until(lambda: children_of(os.getpid())[master] == "T", "the master is halted")
+    wait_until(lambda: "work/0 gen=2 [ready]" in titles(master), "the new worker serves")
+    wait_until((tmp_path / "boots").exists, "the other pool's is still being loaded")
+    os.kill(old, signal.SIGSTOP)
+    wait_until(lambda: children_of(master)[old] == "T", "only the new worker can answer")
+    with socket.create_connection(address, PATIENCE) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        wait_until((tmp_path / "began").exists, "it does")
+        os.kill(titles(master)["other/0 gen=2 [starting]"], signal.SIGKILL)
+        (tmp_path / "halts").unlink()
+        server.signal(signal.SIGCONT)
+        server.wait_for("pool other: no worker of generation 2 got ready")
+        (tmp_path / "go").touch()
+        assert body_of(read_to_end(client)) == b"done"
+    server.wait_for(r"work/0 gen=2 pid=\d+ ended: clean: generation 2 was given up; ")
+    assert server.pids("work") == {old}
+
+
+FORKS_LATE = """
+import os, time
+def wait():
+    if os.path.exists("halts"):
+        open("forks", "w").close()
+    while os.path.exists("halts"):
+        time.sleep(0.01)
+os.register_at_fork(before=wait)
+"""
+
+
+def test_a_worker_that_is_born_when_nobody_waits_for_it_any_more_does_not_live(start, tmp_path):
+    (tmp_path / "hangs.py").write_text(HANGS)
+    server = start(own(tmp_path, WEB + FORKS_LATE, workers=1) + pool("hangs:handle", "other")).wait_serving()
+    master, before = server.process.pid, server.pids("work")
+    (tmp_path / "halts").touch()
+    server.signal(signal.SIGHUP)
+    wait_until((tmp_path / "forks").exists, "the template was told to fork")
+    wait_until((tmp_path / "boots").exists, "the other pool's is still being loaded")
+    os.kill(titles(master)["other/0 gen=2 [starting]"], signal.SIGKILL)
+    server.wait_for("pool other: no worker of generation 2 got ready")
+    (tmp_path / "halts").unlink()
+    server.wait_for(r"work/template gen=2 pid=\d+ ended: clean: generation 2 was given up; ")
+    wait_until(lambda: not any("gen=2" in title for title in titles(master)), "nobody of it is left")
+    assert "work/0 gen=2" not in server.log
+    assert server.pids("work") == before
+
+
+def titles(master: int) -> dict[str, int]:
+    """Return the workers among a master's children, by what their titles tell."""
+    return {command_of(pid).removeprefix("prefork: worker "): pid for pid in children_of(master)}
+
+
 def test_threads_and_sockets_of_the_application_are_told_by_name(start, tmp_path):
     code = (
         "import socket, threading\n"
@@ -416,20 +493,6 @@ def test_a_template_that_blocks_everything_does_not_outlive_a_killed_master(star
     kill_master(server)
     wait_until(lambda: inherited(server), "nobody is left")
     server.wait_all_gone()
-
-
-def test_a_worker_that_is_born_when_nobody_waits_for_it_any_more_does_not_live():
-    late, later = channel.pair(), channel.pair()
-    with subprocess.Popen(["sleep", "1000"]) as victim:
-        pidfd = os.pidfd_open(victim.pid)
-        assert channel.send(late[1], channel.Born(victim.pid), [pidfd])
-        turn_away(late[0])
-        assert victim.wait() == -signal.SIGKILL
-    turn_away(later[0])
-    assert not channel.send(later[1], channel.Born(victim.pid), [pidfd])
-    for descriptor in (*late, *later):
-        descriptor.close()
-    os.close(pidfd)
 
 
 def test_an_upgrade_makes_new_templates_and_keeps_nothing_of_the_old_ones(start, tmp_path):

@@ -65,6 +65,24 @@ def test_who_is_marked_is_killed_wherever_it_has_moved_and_nobody_else(top):
     other.wait()
 
 
+def test_who_loses_its_parent_while_it_is_looked_for_is_killed_too(top):
+    made, middle, leaf, mark = top
+    dead = []
+
+    def look():
+        """First find the middle one dead and nobody below: its orphan has just moved to where was looked before."""
+        if not dead:
+            os.kill(middle, signal.SIGKILL)
+            wait_until(lambda: tree._look(middle).state == "Z", "it is dead, and not reaped")
+            dead.append(tree._look(middle))
+            return dead
+        return dead + [found for found in tree._marked(os.getpid(), 0, mark) if found.pid != made.pid]
+
+    tree._kill_all(look)
+    assert os.waitstatus_to_exitcode(os.waitpid(leaf, 0)[1]) == -signal.SIGKILL
+    assert made.poll() is None
+
+
 def test_a_session_is_found_without_a_mark_and_session_0_is_nobodys(top):
     made, *_ = top
     found = tree._marked(os.getpid(), made.pid, "MARK=of nobody")

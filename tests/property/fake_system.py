@@ -296,10 +296,8 @@ class FakeSystem:
         match action:
             case actions.Spawn():
                 return self._fork(action)
-            case actions.Drain(birth, grace):
-                assert grace > 0
-                self._drain(self._target(birth), birth)
-            case actions.Terminate(birth):
+            case actions.Drain(birth) | actions.Terminate(birth):
+                assert not isinstance(action, actions.Drain) or action.grace > 0
                 self._drain(self._target(birth), birth)
             case actions.Leave(birth):
                 self._leave(self._target(birth), birth)
@@ -310,6 +308,8 @@ class FakeSystem:
                 self.die(birth, Exit(signal="SIGKILL"), 20.0 if self._target(birth).immortal else 0.01)
             case actions.Bury(birth):
                 assert birth not in self.processes, "buried alive"
+            case actions.Disown():
+                return self._disown(action)
             case actions.Look():
                 pulses = [pulse for process in self.processes.values() for pulse in process.pulses]
                 return events.Looked(tuple(pulses), self._sightings())
@@ -329,8 +329,6 @@ class FakeSystem:
                 self.rollouts[generation] = reason
             case actions.Adopt(config):
                 self.adopted = config
-            case actions.Disown(birth):
-                del self._ordered[birth]
             case actions.KeepListeners(addresses):
                 self.open &= addresses
             case actions.AwaitClients(addresses):
@@ -390,6 +388,13 @@ class FakeSystem:
             self.tell(events.SpawnFailed(event.birth, "its template could not fork it"))
         else:
             self.tell(self._give_birth(spawn))
+
+    def _disown(self, disown: actions.Disown) -> Event:
+        """Have somebody not be born any more, unless that has just happened and was not heard of yet."""
+        spawn, template = self._ordered.pop(disown.birth)
+        if template.dead or template.halted or self.random.random() < 0.7:
+            return events.SpawnFailed(disown.birth, disown.reason)
+        return self._give_birth(spawn)
 
     def _orphan(self, template: Process) -> None:
         """Have everybody fail whom a dead process was to fork."""

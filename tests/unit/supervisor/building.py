@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from prefork.config.schema import Config, Listen, Log, Master, Pool
-from prefork.supervisor.actions import Action, Spawn
-from prefork.supervisor.events import BootFailed, Event, Exit, Exited, LeftQueue, Ready, Spawned
+from prefork.supervisor.actions import Action, Disown, Spawn
+from prefork.supervisor.events import BootFailed, Event, Exit, Exited, LeftQueue, Ready, Spawned, SpawnFailed
 from prefork.supervisor.server import Supervisor
 from prefork.units import Address, Share, TcpAddress
 
@@ -37,6 +37,7 @@ class House:
         self.actions: list[Action] = []
         self.spawned: dict[int, Spawn] = {}
         self.forks = True
+        self.disowned: Spawned | None = None  # who turns out to be born when it is waited for no longer
         self.busy_times: dict[int, float] = {}
 
     def tell(self, event: Event) -> list[Action]:
@@ -51,6 +52,8 @@ class House:
             if isinstance(action, Spawn) and self.forks:
                 self.spawned[action.birth] = action
                 asked += self._handle(Spawned(action.birth, 41 + action.birth))
+            elif isinstance(action, Disown):
+                asked += self._handle(self.disowned or SpawnFailed(action.birth, action.reason))
         return asked
 
     def wait(self, seconds: float, event: Event) -> list[Action]:

@@ -206,6 +206,24 @@ class TestForking:
         actions = [*house.tell(Scale("web", 1)), *house.tell(Tick())]
         assert one(Disown, actions).birth == birth
         assert only(DumpStacks, actions) == []
+        assert workers(house) == [3]
+
+    def test_whoever_turns_out_to_be_born_when_it_is_not_wanted_any_more_drains(self) -> None:
+        house = serving(2)
+        birth = self.ordered(house)
+        house.disowned = Spawned(birth, 77)
+        actions = [*house.tell(Scale("web", 1)), *house.tell(Tick())]
+        assert one(Drain, actions).birth == birth
+        house.leave(birth)
+        assert workers(house) == [3]
+
+    def test_whoever_is_born_in_the_last_moment_is_as_good_as_any(self) -> None:
+        house = serving(2, boot_timeout=10.0)
+        birth = self.ordered(house)
+        house.disowned = Spawned(birth, 77)
+        house.wait(10.0, Tick())
+        house.tell(Ready(birth))
+        assert house.supervisor.keepers["web"].ready == 2
 
 
 class TestEnd:

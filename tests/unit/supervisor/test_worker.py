@@ -118,9 +118,15 @@ class TestBoot:
 
     def test_whoever_is_not_wanted_before_its_birth_is_told_at_its_birth(self) -> None:
         worker = life()
-        assert worker.handle(Input.RETIRE, GO, 101.0) == []
+        assert worker.handle(Input.QUIT, "stopped at once", 101.0) == []
         assert worker.handle(Input.SPAWNED, 42, 101.0) == [Leave(7)]
         assert worker.asked
+
+    def test_whoever_is_retired_before_its_birth_is_heard_of_may_serve_by_then_and_drains(self) -> None:
+        worker = life()
+        assert worker.handle(Input.RETIRE, GO, 101.0) == []
+        assert worker.handle(Input.SPAWNED, 42, 102.0) == [Drain(7, GO.grace + OVERTIME, GO.empty_queue)]
+        assert (worker.state, worker.deadline, worker.asked) == (State.DRAINING, 102.0 + GO.grace, True)
 
     def test_a_channel_lost_before_ready_leads_to_death(self) -> None:
         worker = life(State.STARTING)
