@@ -13,12 +13,16 @@ TASKS = "/proc/self/task"
 DESCRIPTORS = "/proc/self/fd"
 
 
-def other_threads() -> list[str]:
-    """Return the names of all threads of this process but the calling one, those that Python does not know included."""
-    own = threading.get_native_id()
+def other_threads(joined: threading.Thread | None = None) -> list[str]:
+    """Return the names of all threads of this process but the calling one, those that Python does not know included.
+
+    ``joined`` is left out: the kernel may list a thread for some microseconds after ``join`` has returned.
+    """
+    left_out = {threading.get_native_id(), joined and joined.native_id}
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
     tasks = (int(task) for task in os.listdir(TASKS))
-    return sorted(names.get(task) or _task_name(task) for task in tasks if task != own)
+    found = (names.get(task) or _task_name(task) for task in tasks if task not in left_out)
+    return sorted(name for name in found if name)
 
 
 def open_sockets(known: Collection[int]) -> list[str]:
@@ -27,12 +31,13 @@ def open_sockets(known: Collection[int]) -> list[str]:
     return [_described(number) for number in descriptors if _is_socket(number)]
 
 
-def _task_name(task: int) -> str:
+def _task_name(task: int) -> str | None:
+    """Return what the kernel calls a thread, None if it has just ended."""
     try:
         with open(f"{TASKS}/{task}/comm", encoding="utf-8", errors="replace") as file:
             return f"{file.read().strip()} (native)"
-    except FileNotFoundError:
-        return "one that has just ended"
+    except (FileNotFoundError, ProcessLookupError):  # before it was opened, or before it was read
+        return None
 
 
 def _is_socket(descriptor: int) -> bool:

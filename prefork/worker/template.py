@@ -57,7 +57,7 @@ def run(post: Post) -> NoReturn:
         channel.send(post.channel, boot_failed(error.message, error.traceback))
         os._exit(error.exit_code)
     orders.stop_listening(hearing)
-    _warn_of_leftovers(post, orders.descriptors())
+    _warn_of_leftovers(post, orders.descriptors(), hearing)
     gc.collect()
     gc.freeze()
     setproctitle(post.title("ready"))
@@ -143,8 +143,8 @@ class Orders:
             self._destination.reopen(descriptors[0])
 
 
-def _warn_of_leftovers(post: Post, own: Iterable[int]) -> None:
-    if threads := leftovers.other_threads():
+def _warn_of_leftovers(post: Post, own: Iterable[int], joined: threading.Thread) -> None:
+    if threads := leftovers.other_threads(joined):
         logger.warning(
             "the application has started threads, which workers do not have, as only the main one is forked: %s",
             ", ".join(threads),

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import _thread
+import os
 import socket
 import threading
 
-from prefork.system.leftovers import open_sockets, other_threads
+from prefork.system.leftovers import TASKS, open_sockets, other_threads
+
+
+def end(thread: threading.Thread) -> None:
+    """Return once a thread has ended for the kernel as well, which is some microseconds after ``join``."""
+    thread.join()
+    while os.path.exists(f"{TASKS}/{thread.native_id}"):
+        pass
 
 
 def test_threads_are_named_and_the_calling_one_is_left_out() -> None:
@@ -18,7 +26,7 @@ def test_threads_are_named_and_the_calling_one_is_left_out() -> None:
         assert sorted([*before, "flusher"]) == other_threads()
     finally:
         done.set()
-        thread.join()
+        end(thread)
 
 
 def test_a_thread_that_the_threading_module_does_not_know_is_found_too() -> None:
@@ -31,6 +39,25 @@ def test_a_thread_that_the_threading_module_does_not_know_is_found_too() -> None
     (name,) = set(other_threads()) - set(before)
     lock.release()
     assert name.endswith("(native)")
+
+
+def test_a_thread_that_was_joined_is_left_out_while_the_kernel_still_lists_it() -> None:
+    before = other_threads()
+    for _ in range(100):
+        thread = threading.Thread(target=lambda: None)
+        thread.start()
+        thread.join()
+        assert other_threads(thread) == before
+        end(thread)
+
+
+def test_threads_that_end_while_they_are_looked_at_are_no_mistake() -> None:
+    for _ in range(100):
+        thread = threading.Thread(target=lambda: None)
+        thread.start()
+        thread.join()
+        other_threads()
+    end(thread)
 
 
 def test_sockets_are_told_with_both_ends() -> None:
