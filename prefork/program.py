@@ -96,10 +96,12 @@ def _check_place() -> None:
         expected = "expected to be called in the main thread, where Python handles signals"
         raise UsageError(f"prefork.serve(), prefork.run(): {expected}; found the thread {here.name}")
     if (worker := context.current_if_any()) is not None:
-        raise UsageError(
+        error = UsageError(
             f"prefork.serve(), prefork.run(): expected to be called once, found a call in {worker}",
             'its code was imported there: put the call below if __name__ == "__main__":',
         )
+        _explain(error)
+        raise error
 
 
 def _reader(config: str | os.PathLike[str] | Mapping[str, Any] | Config) -> tuple[Callable[[], Config], str]:

@@ -211,6 +211,7 @@ prefork.run({"pool": {"own": {"listen": ["127.0.0.1:0"], "handler": "unguarded:h
     server.wait_all_gone()
     text = "\n".join(server.everything())
     assert "expected to be called once, found a call in <prefork.Worker own/0 gen=1>" in text
+    assert 'hint: its code was imported there: put the call below if __name__ == "__main__":' in text
     assert 'unguarded.py", line 4, in <module>' in text
 
 
