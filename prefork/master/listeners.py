@@ -290,7 +290,8 @@ def _reopen_doors(listener: Listener) -> bool:
             tcp.allow_handshakes(listener.socket)
         except PermissionError as error:
             raise ListenError(
-                f"cannot listen on {listener.listen.address}: it is just being given up", "try again in a moment"
+                f"cannot listen on {listener.listen.address}: it is just being given up",
+                "try again in a moment",
             ) from error
         listener.shut = False
     return not listener.shut

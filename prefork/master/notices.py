@@ -137,9 +137,7 @@ def _status(supervisor: Supervisor) -> str:
     degraded = "".join(
         f"; {keeper.name} is degraded: {keeper.degraded}" for keeper in keepers if keeper.degraded
     )
-    return (
-        f"{supervisor.state}, generation {supervisor.generation}: {ready} of {sum(wanted)} workers ready{degraded}"
-    )
+    return f"{supervisor.state}, generation {supervisor.generation}: {ready} of {sum(wanted)} workers ready{degraded}"
 
 
 def _longest(supervisor: Supervisor, word: Word | None) -> float:

@@ -46,7 +46,8 @@ def run(post: Post) -> NoReturn:
     """Be a template. Runs in the process that was just forked, with all signals blocked, and never returns."""
     main.leave_master(post)
     destination = main.begin(post)
-    if post.outlets.access is not None:  # each worker is given its own: this one would keep a renamed file alive
+    # Each worker is given its own: this one would only keep a renamed file alive.
+    if post.outlets.access is not None:
         close_file(post.outlets.access)
     orders = Orders(post, destination)
     signals.unblock_all()
