@@ -250,9 +250,9 @@ class Loop:
         config = self._read()
         change = compare(self._server.config, config)
         for key in change.fixed:
-            logger.warning(
-                "%s has changed: that takes a new start, the running server keeps the old one", key
-            )
+            text = f"{key} has changed: that takes a new start, the running server keeps the old one"
+            logger.warning("%s", text)
+            self._requests.tell(actions.Tell("warning", text))
         self._server.prepare(config)
         for line in change.lines():
             logger.info("%s", line)
