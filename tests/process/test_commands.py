@@ -198,7 +198,9 @@ def test_a_program_that_goes_to_the_background_is_told_to_stay(start, tmp_path):
     server = start(pool(f"away=pid={tmp_path}/daemon,sleep=600", f"await={tmp_path}/daemon", "exit=0"))
     assert server.wait_exit() == 4
     hint = "it ended before it was ready: exit code 0, and what it has started went on: a program has to stay"
-    assert hint in "\n".join(server.everything())
+    text = "\n".join(server.everything())
+    assert hint in text
+    assert "hint: at the first start every pool has to get ready; " in text
     assert not is_alive(pid_in(tmp_path / "daemon"))
 
 
