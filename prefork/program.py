@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -74,6 +75,7 @@ def run(config: str | os.PathLike[str] | Mapping[str, Any] | Config) -> int:
 
     """
     _check_place()
+    _warn_of_threads()
     read, name = _reader(config)
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.flush()  # or each worker would write it as well
@@ -102,6 +104,14 @@ def _check_place() -> None:
         )
         _explain(error)
         raise error
+
+
+def _warn_of_threads() -> None:
+    """Tell of threads that workers will miss, instead of leaving it to be found out."""
+    others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if others:
+        found = f"the program has started threads, which workers do not have: {', '.join(others)}"
+        warnings.warn(f"{found}; the hook after_fork can start them", RuntimeWarning, stacklevel=3)
 
 
 def _reader(config: str | os.PathLike[str] | Mapping[str, Any] | Config) -> tuple[Callable[[], Config], str]:
