@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -74,6 +75,7 @@ def run(config: str | os.PathLike[str] | Mapping[str, Any] | Config) -> int:
 
     """
     _check_place()
+    _warn_of_threads()
     read, name = _reader(config)
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.flush()  # or each worker would write it as well
@@ -96,10 +98,20 @@ def _check_place() -> None:
         expected = "expected to be called in the main thread, where Python handles signals"
         raise UsageError(f"prefork.serve(), prefork.run(): {expected}; found the thread {here.name}")
     if (worker := context.current_if_any()) is not None:
-        raise UsageError(
+        error = UsageError(
             f"prefork.serve(), prefork.run(): expected to be called once, found a call in {worker}",
             'its code was imported there: put the call below if __name__ == "__main__":',
         )
+        _explain(error)
+        raise error
+
+
+def _warn_of_threads() -> None:
+    """Tell of threads that workers will miss, instead of leaving it to be found out."""
+    others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if others:
+        found = f"the program has started threads, which workers do not have: {', '.join(others)}"
+        warnings.warn(f"{found}; the hook after_fork can start them", RuntimeWarning, stacklevel=3)
 
 
 def _reader(config: str | os.PathLike[str] | Mapping[str, Any] | Config) -> tuple[Callable[[], Config], str]:

@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from prefork.config.schema import UNSEEN
 from prefork.control.messages import (
     Current,
     ListenerStatus,
@@ -142,19 +143,20 @@ def _workers(pools: Sequence[PoolStatus], wide: bool) -> Table:
         for template in pool.templates:
             table.add_row(*_template(pool.name, template))
         for worker in pool.workers:
-            table.add_row(*_worker(pool.name, worker))
+            table.add_row(*_worker(pool, worker))
     return table
 
 
-def _worker(pool: str, worker: WorkerStatus) -> list[RenderableType]:
+def _worker(pool: PoolStatus, worker: WorkerStatus) -> list[RenderableType]:
+    is_seen = pool.kind not in UNSEEN
     return [
-        _line(f"{pool}/{worker.slot}"),
+        _line(f"{pool.name}/{worker.slot}"),
         _state(worker.state),
         str(worker.generation),
         str(worker.pid),
         format_duration(worker.age),
-        str(worker.requests),
-        str(worker.connections),
+        str(worker.requests) if is_seen else "-",
+        str(worker.connections) if is_seen else "-",
         format_size(worker.memory),
         _line(_now(worker.current)),
     ]

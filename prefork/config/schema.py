@@ -38,6 +38,8 @@ TEMPLATE = -1
 POOL_NAME = r"[A-Za-z0-9_-]{1,64}"
 # What a pool can run: the key that says so is its kind.
 KINDS = ("handler", "wsgi", "task", "command")
+# Those whose requests, if they have any, prefork does not see.
+UNSEEN = ("task", "command")
 # The signals by which programs are told to leave, as kill(1) names them.
 STOP_SIGNALS = ("TERM", "QUIT", "INT", "HUP", "USR1", "USR2", "WINCH")
 
@@ -763,7 +765,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def has_unseen_work(self) -> bool:
         """Whether nothing tells the master that a worker has something to do, while it must not grow too large."""
-        return bool(self.max_memory) and self.kind in ("task", "command")
+        return bool(self.max_memory) and self.kind in UNSEEN
 
     @property
     def first_size(self) -> int:

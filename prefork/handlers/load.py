@@ -92,10 +92,12 @@ def reason_of(error: BaseException) -> str:
 
 
 def _is_ours(file: str) -> bool:
-    return file in _MACHINERY or os.path.dirname(file) == _HERE
+    return file in _MACHINERY or os.path.dirname(file) in _CALLERS
 
 
 _HERE = os.path.dirname(__file__)
+# Who calls what people have written: to load it, or to run it.
+_CALLERS = {_HERE, os.path.join(os.path.dirname(_HERE), "worker")}
 _MACHINERY = {
     importlib.__file__,
     "<frozen importlib._bootstrap>",

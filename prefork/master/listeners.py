@@ -284,9 +284,15 @@ def _find_accounts(listen: Listen) -> tuple[int, int]:
 
 
 def _reopen_doors(listener: Listener) -> bool:
-    """Let clients in again; return False for a Unix socket that cannot be found any more."""
+    """Let clients in again; return False for a Unix socket that cannot be found any more. Raises ListenError."""
     if listener.shut and isinstance(listener.listen.address, TcpAddress):
-        tcp.allow_handshakes(listener.socket)
+        try:
+            tcp.allow_handshakes(listener.socket)
+        except PermissionError as error:
+            raise ListenError(
+                f"cannot listen on {listener.listen.address}: it is just being given up",
+                "try again in a moment",
+            ) from error
         listener.shut = False
     return not listener.shut
 

@@ -222,13 +222,15 @@ class Loop:
         self._requests.end_rollout(action)
 
     def _log_failure(self, generation: int, reason: str, traceback: str) -> None:
+        shown = f"\n{traceback.rstrip()}" if traceback else ""
         if self._supervisor.phase is Phase.RUNNING:
-            logger.error("%s; the server goes on as before%s", reason, traceback and f"\n{traceback}")
+            logger.error("%s; the server goes on as before%s", reason, shown)
         else:
             # A first start that fails ends with its traceback on stderr; there the log must not say it as well.
             said_later = self._server.config.log.file == "-"
-            shown = "" if said_later or not traceback else f"\n{traceback}"
-            logger.warning("generation %s does not serve: %s%s", generation, reason, shown)
+            logger.warning(
+                "generation %s does not serve: %s%s", generation, reason, "" if said_later else shown
+            )
 
     # What people want.
 
@@ -247,9 +249,9 @@ class Loop:
         config = self._read()
         change = compare(self._server.config, config)
         for key in change.fixed:
-            logger.warning(
-                "%s has changed: that takes a new start, the running server keeps the old one", key
-            )
+            text = f"{key} has changed: that takes a new start, the running server keeps the old one"
+            logger.warning("%s", text)
+            self._requests.tell(actions.Tell("warning", text))
         self._server.prepare(config)
         for line in change.lines():
             logger.info("%s", line)

@@ -131,13 +131,13 @@ def _details(word: Word) -> list[str]:
 
 def _status(supervisor: Supervisor) -> str:
     keepers = supervisor.keepers.values()
-    ready, wanted = sum(keeper.ready for keeper in keepers), sum(keeper.unfinished for keeper in keepers)
+    wanted = [max(0, keeper.size - len(keeper.ends)) for keeper in keepers]
+    # While one generation replaces another there are more; whether all pools have theirs is what people want to know.
+    ready = sum(min(keeper.ready, number) for keeper, number in zip(keepers, wanted, strict=True))
     degraded = "".join(
         f"; {keeper.name} is degraded: {keeper.degraded}" for keeper in keepers if keeper.degraded
     )
-    return (
-        f"{supervisor.state}, generation {supervisor.generation}: {ready} of {wanted} workers ready{degraded}"
-    )
+    return f"{supervisor.state}, generation {supervisor.generation}: {ready} of {sum(wanted)} workers ready{degraded}"
 
 
 def _longest(supervisor: Supervisor, word: Word | None) -> float:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from prefork.config.schema import TEMPLATE, Pool
+from prefork.config.schema import TEMPLATE, UNSEEN, Pool
 from prefork.errors import ListenError
 from prefork.log import logger
 from prefork.master.charge import Charge, Means, charge_of, shared
@@ -156,7 +156,7 @@ def bury(server: Server, action: actions.Bury) -> None:
         "ended: %s; lived %s%s, peak memory %s%s",
         action.cause,
         format_duration(charge.age),
-        "" if charge.slot == TEMPLATE else _work(snapshot, now),
+        "" if charge.slot == TEMPLATE or charge.pool.kind in UNSEEN else _work(snapshot, now),
         format_size(charge.peak_memory),
         f"; it was at:\n{stacks}" if stacks else "",
         extra={"identity": charge.identity, "figures": _figures(action, charge, snapshot)},
@@ -166,7 +166,7 @@ def bury(server: Server, action: actions.Bury) -> None:
 
 def _work(snapshot: Snapshot, now: float) -> str:
     """Return what a worker has served, and what it was serving."""
-    served = f", served {snapshot.requests} requests"
+    served = f", served {snapshot.requests} request{'s' * (snapshot.requests != 1)}"
     if not snapshot.current:
         return served
     requests = (f"{request.what} ({format_duration(now - request.since)})" for request in snapshot.current)

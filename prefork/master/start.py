@@ -46,7 +46,7 @@ def run(read: Callable[[], Config], source: str) -> int:
     if end.reason is not None:
         raise BootError(
             end.reason,
-            "the server has ended; prefork check tries to load the applications without it",
+            "at the first start every pool has to get ready; prefork check loads the applications without a start",
             end.traceback,
         )
     return end.code

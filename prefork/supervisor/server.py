@@ -19,6 +19,7 @@ from prefork.supervisor.actions import (
     Adopt,
     AwaitClients,
     Bury,
+    Disown,
     End,
     EndRollout,
     KeepListeners,
@@ -491,7 +492,7 @@ class Supervisor:
 
 
 def _is_answered(action: Action) -> bool:
-    return isinstance(action, Spawn | Look)
+    return isinstance(action, Disown | Spawn | Look)
 
 
 def _bury_given_up(event: WorkerEvent) -> list[Action]:

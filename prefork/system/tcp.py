@@ -6,6 +6,7 @@ import ctypes
 import socket
 import struct
 import sys
+from contextlib import suppress
 
 # struct sock_filter: code, jump if true, jump if false, operand (linux/filter.h). A TCP socket's filter sees the
 # segment from its TCP header on; byte 13 holds the flags. A first SYN is dropped, all else is let through whole.
@@ -25,6 +26,9 @@ NO_NEW_CONNECTIONS = b"".join(
 )
 SO_ATTACH_FILTER = 26
 SO_DETACH_FILTER = 27
+SO_BINDTOIFINDEX = 62
+# The number of an interface that no machine has, and that of none.
+NOWHERE, ANYWHERE = 2**31 - 1, 0
 
 
 def refuse_handshakes(listener: socket.socket) -> None:
@@ -32,16 +36,27 @@ def refuse_handshakes(listener: socket.socket) -> None:
 
     Closing a listener resets whoever is in its queue, so the queue has to be emptied before, while nobody comes in.
     Who tries meanwhile sends SYN again after a second (RFC 6298), and is refused once the listener is closed.
-    Does nothing where there are no socket filters: there the gap between the last accept and the close stays.
+
+    Filters need CAP_NET_ADMIN since Linux commit 5d39580f68e6 (2026, and in stable kernels). Without it the listener is
+    bound to an interface that does not exist, so that nobody finds it, and who tries is refused at once; everybody may
+    do that, but only once, since Linux 5.7. Where neither works the gap between the last accept and the close stays.
     """
     if not sys.platform.startswith("linux"):
         return
     code = ctypes.create_string_buffer(NO_NEW_CONNECTIONS)
     program = struct.pack("HP", len(NO_NEW_CONNECTIONS) // INSTRUCTION.size, ctypes.addressof(code))
-    listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+    except OSError:
+        with suppress(OSError):
+            listener.setsockopt(socket.SOL_SOCKET, SO_BINDTOIFINDEX, NOWHERE)
 
 
 def allow_handshakes(listener: socket.socket) -> None:
-    """Undo ``refuse_handshakes``."""
-    if sys.platform.startswith("linux"):
+    """Undo ``refuse_handshakes``. Raises PermissionError where that needs rights which this process does not have."""
+    if not sys.platform.startswith("linux"):
+        return
+    try:
         listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+    except FileNotFoundError:  # it has none
+        listener.setsockopt(socket.SOL_SOCKET, SO_BINDTOIFINDEX, ANYWHERE)

@@ -16,7 +16,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from setproctitle import setproctitle
@@ -28,6 +28,7 @@ from prefork.log import Destination, Identity, logger
 from prefork.scoreboard import Row, State
 from prefork.system import cgroup, process, signals, tree
 from prefork.system.process import Child, Ended
+from prefork.system.tree import Process
 from prefork.worker import channel
 from prefork.worker.channel import Drain, Draining, Leave, Message, Ready, ReopenLogs, boot_failed, failed
 from prefork.worker.launch import cgroup_of, launch
@@ -108,6 +109,7 @@ class Program:
         self._must_leave_now = False
         self._kill_at: float | None = None
         self._has_killed = False
+        self._doubt = ""
 
     def serve(self) -> NoReturn:
         """Run the program, and end this process as the program ends."""
@@ -262,15 +264,18 @@ class Program:
         if not process.has_children():
             return
         left = [found for found in tree.below(os.getpid()) if found.state != "Z"]
-        logger.info(
-            "its program has ended, %s, and left: %s",
-            _words(ended),
-            "; ".join(found.description for found in left),
-        )
+        if left:  # the others are dead, and about to be reaped
+            self._tell_of_left(ended, left)
         if self._is_ready and not self._is_leaving:
             self._say(Draining())
         self._begin_leaving(max(0.0, self._pool.graceful_timeout - MARGIN) if self._is_ready else 0.0)
         tree.signal_below(os.getpid(), _number(self._pool.stop_signal), main.pid)
+
+    def _tell_of_left(self, ended: Ended, left: Sequence[Process]) -> None:
+        names = "; ".join(found.description for found in left)
+        logger.info("its program has ended, %s, and left: %s", _words(ended), names)
+        if ended.code == 0 and not self._is_ready:  # as daemons do; without -g 'daemon off;' so does nginx
+            self._doubt = ", and what it has started went on: a program has to stay in the foreground"
 
     def _signal(self, name: str) -> None:
         """Send a signal to the program; if it is gone, to all that it has left."""
@@ -299,7 +304,8 @@ class Program:
         assert ended is not None
         is_done = ended.code == 0 and self._pool.restart != "always"  # not every program is there to stay
         if not is_done and not self._is_ready and not self._was_told and not self._must_leave_now:
-            self._fail(f"it ended before it was ready: {_words(ended)}", "\n".join(self._output.last))
+            reason = f"it ended before it was ready: {_words(ended)}{self._doubt}"
+            self._fail(reason, "\n".join(self._output.last))
         if self._was_termed and self._pool.restart == "once":
             os._exit(TERMINATED)
         if self._pool.restart == "once" and not is_done:

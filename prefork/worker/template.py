@@ -46,6 +46,9 @@ def run(post: Post) -> NoReturn:
     """Be a template. Runs in the process that was just forked, with all signals blocked, and never returns."""
     main.leave_master(post)
     destination = main.begin(post)
+    # Each worker is given its own: this one would only keep a renamed file alive.
+    if post.outlets.access is not None:
+        close_file(post.outlets.access)
     orders = Orders(post, destination)
     signals.unblock_all()
     try:

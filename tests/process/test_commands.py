@@ -194,6 +194,16 @@ def test_a_reload_to_a_program_that_ends_at_once_changes_nothing_and_shows_its_l
     assert is_alive(program_of(server, min(before)))
 
 
+def test_a_program_that_goes_to_the_background_is_told_to_stay(start, tmp_path):
+    server = start(pool(f"away=pid={tmp_path}/daemon,sleep=600", f"await={tmp_path}/daemon", "exit=0"))
+    assert server.wait_exit() == 4
+    hint = "it ended before it was ready: exit code 0, and what it has started went on: a program has to stay"
+    text = "\n".join(server.everything())
+    assert hint in text
+    assert "hint: at the first start every pool has to get ready; " in text
+    assert not is_alive(pid_in(tmp_path / "daemon"))
+
+
 def test_a_program_that_ends_soon_is_tried_again_with_growing_pauses(start, tmp_path):
     server = start(pool(f"pid={tmp_path}/pid", "ready", "sleep=0.1", "exit=5")).wait_serving()
     server.wait_for("error work/0 gen=1 .* ended: exit code 5; ", 3)

@@ -16,7 +16,7 @@ from tests.faulty import ask, begin, pool, wait_replaced
 from tests.harness import Server, wait_until
 
 RECORD = re.compile(
-    r"error work/0 gen=1 pid=(\d+) ended: (.*?); lived .*, served (\d+) requests.*, peak memory [\d.]+ MiB"
+    r"error work/0 gen=1 pid=(\d+) ended: (.*?); lived .*, served (\d+) requests?.*, peak memory [\d.]+ MiB"
 )
 
 
@@ -50,7 +50,7 @@ def test_a_worker_that_is_told_to_leave_by_a_signal_finishes_first(start):
         pid = next(worker["pid"] for worker in server.workers() if worker["current"])
         os.kill(pid, signal.SIGTERM)
         assert client.recv(100) == b"stopping"
-    server.wait_for(rf"pid={pid} ended: clean: it left by itself; .*, served 1 requests, peak")
+    server.wait_for(rf"pid={pid} ended: clean: it left by itself; .*, served 1 request, peak")
     wait_replaced(server, {pid})
 
 

@@ -89,6 +89,7 @@ def test_a_reload_whose_migration_fails_changes_nothing_and_shows_its_traceback(
         assert reload.returncode == 1
         assert "pool migrate: its work in generation 2 did not end well: KeyError: 'table'" in reload.stderr
         assert "Traceback" in reload.stderr
+        assert "prefork/worker" not in reload.stderr  # which is of no use to its reader
         go(tmp_path, 3, "os.kill(os.getpid(), 9)")
         reload = server.run("reload")
         assert "did not end well: killed by somebody else: SIGKILL" in reload.stderr

@@ -435,7 +435,9 @@ def test_workers_forked_after_a_reopening_write_to_the_new_files(start, tmp_path
     wait_until(lambda: f"work/0 gen=1 pid={new} " in log.read_text(), "the new worker has logged")
     wait_until(lambda: "/raise" in access.read_text(), "the request is in the access log")
     assert "the application's own mistake" in log.read_text()
-    assert not any("server.log.1" in target for pid in (new, template(server)) for target in opened(pid))
+    held = [target for pid in (new, template(server)) for target in opened(pid)]
+    assert not [target for target in held if target.endswith(".log.1")]
+    assert opened(new).count(str(access)) == 1
 
 
 def opened(pid: int) -> list[str]:

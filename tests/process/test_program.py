@@ -164,6 +164,22 @@ if __name__ == "__main__":
     assert server.stop() == 0
 
 
+def test_threads_that_workers_will_miss_are_told_by_name(launch):
+    text = """
+import prefork, threading
+def handle(sock, address):
+    sock.sendall(" ".join(thread.name for thread in threading.enumerate()).encode())
+if __name__ == "__main__":
+    threading.Thread(target=threading.Event().wait, name="poller", daemon=True).start()
+    prefork.serve(handle, "127.0.0.1:0", 1)
+"""
+    server = launch(text).wait_serving()
+    assert b"poller" not in said(server)
+    assert server.stop() == 0
+    warned = "RuntimeWarning: the program has started threads, which workers do not have: poller; "
+    assert [line for line in server.everything() if warned in line]
+
+
 def test_a_dictionary_is_run_like_a_file_and_a_reload_imports_the_newest_code(launch, tmp_path):
     own = "def handle(sock, address): sock.sendall(b'{}')\n"
     (tmp_path / "own.py").write_text(own.format("old"))
@@ -211,6 +227,7 @@ prefork.run({"pool": {"own": {"listen": ["127.0.0.1:0"], "handler": "unguarded:h
     server.wait_all_gone()
     text = "\n".join(server.everything())
     assert "expected to be called once, found a call in <prefork.Worker own/0 gen=1>" in text
+    assert 'hint: its code was imported there: put the call below if __name__ == "__main__":' in text
     assert 'unguarded.py", line 4, in <module>' in text
 
 

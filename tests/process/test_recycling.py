@@ -10,7 +10,7 @@ from tests.clients import Load, read_answer
 from tests.faulty import pool
 from tests.harness import Server, body_of, fetch, wait_until
 
-ENDED = r"ended: recycled: max_requests ([\d,]+); .* served (\d+) requests"
+ENDED = r"ended: recycled: max_requests ([\d,]+); .* served (\d+) requests?"
 
 
 def limits(server: Server) -> list[int]:

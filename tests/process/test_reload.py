@@ -125,3 +125,13 @@ def test_an_import_that_never_ends_is_given_up_with_its_stack(start, tmp_path):
     assert "not ready after 1.5 s" in reload.stderr
     assert any("own.py" in line and "line 2" in line for line in server.lines)
     assert server.pids() == before
+
+
+def test_who_reloads_is_told_of_what_takes_a_new_start(start):
+    server = start(WEB).wait_serving()
+    server.write(f'[master]\ncontrol = "{server.control}"\npid_file = "server.pid"\n{WEB}')
+    reload = server.run("reload")
+    assert reload.returncode == 0
+    told = "master.pid_file has changed: that takes a new start, the running server keeps the old one"
+    assert told in reload.stderr.splitlines()
+    assert any(line.endswith(f"warning master pid={server.process.pid} {told}") for line in server.lines)

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests.clients import Load, read_answer
-from tests.harness import Server, read_to_end, wait_until
+from tests.harness import RUN, Server, read_to_end, wait_until
 
 WEB = """
 [pool.web]
@@ -19,6 +19,10 @@ listen = ["{listen}"]
 wsgi = "web:routes"
 workers = {workers}
 """
+
+
+# A server without any rights, as in a container or under systemd, whoever runs the tests.
+WITHOUT_RIGHTS = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
 
 
 def config(workers: int = 1, listen: str = "127.0.0.1:0", more: str = "") -> str:
@@ -64,9 +68,12 @@ def test_a_stop_under_load_answers_or_refuses_every_request(start, workers, wher
     assert set(load.lost) <= {"refused"}, (load.lost, load.examples)
 
 
-def test_socket_handlers_answer_or_refuse_everybody_during_a_stop(start):
+@pytest.mark.parametrize("prefix", [[], WITHOUT_RIGHTS], ids=["as we are", "without rights"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_socket_handlers_answer_or_refuse_everybody_during_a_stop(start, prefix, host):
     server = start(
-        '[pool.own]\nlisten = ["127.0.0.1:0"]\nhandler = "sockets:pid"\nworkers = 2\n'
+        f'[pool.own]\nlisten = ["{host}:0"]\nhandler = "sockets:pid"\nworkers = 2\n',
+        command=[*prefix, *RUN],
     ).wait_serving()
     address, outcomes, over = server.address(), [], threading.Event()
 

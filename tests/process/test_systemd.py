@@ -157,7 +157,8 @@ def test_ready_is_said_once_all_workers_are_and_stopping_at_the_stop(
     start: Start, tmp_path: Path, manager: Manager
 ):
     server = start_told(start, tmp_path, manager)
-    ready = manager.hear_until("READY")[-1]
+    *starting, ready = manager.hear_until("READY")
+    assert starting[0]["STATUS"] == "starting, generation 1: 0 of 2 workers ready"
     assert ready["MAINPID"] == str(server.process.pid)
     assert "2 of 2 workers ready" in ready["STATUS"]
     server.signal(signal.SIGTERM)
@@ -173,6 +174,8 @@ def test_a_reload_is_announced_and_its_end_too(start: Start, tmp_path: Path, man
     before = time.monotonic() * 1e6
     server.signal(signal.SIGHUP)
     heard = manager.hear_until("READY")
+    ready = [message["STATUS"].partition(": ")[2] for message in heard if "STATUS" in message]
+    assert set(ready) == {"2 of 2 workers ready"}
     assert words(heard) == ["RELOADING", "READY"]
     assert before <= int(heard[0]["MONOTONIC_USEC"]) <= time.monotonic() * 1e6
 

@@ -27,7 +27,7 @@ def told_at_once(server: Server) -> None:
     began = time.monotonic()
     assert server.stop() == 0
     assert time.monotonic() - began < 3
-    server.wait_for(r"info  mail/0 gen=1 pid=\d+ ended: clean: stopped; ")
+    server.wait_for(r"info  mail/0 gen=1 pid=\d+ ended: clean: stopped; lived [\d.]+ m?s, peak memory")
 
 
 @FORMS

@@ -173,7 +173,7 @@ def test_a_request_in_flight_is_finished_by_the_worker_of_before(start, tmp_path
         done.touch()
         assert client.recv(4096).startswith(b"HTTP/1.1 200")
     server.wait_serving(2)
-    server.wait_for(rf"gen=1 pid={busy} ended: clean: replaced by generation 2; .* served 1 requests")
+    server.wait_for(rf"gen=1 pid={busy} ended: clean: replaced by generation 2; .* served 1 request,")
 
 
 def test_a_clock_that_runs_across_an_upgrade_strikes_in_time(start):

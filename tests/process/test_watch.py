@@ -56,6 +56,8 @@ def test_an_edit_is_served_and_a_syntax_error_survived(start, edit, tmp_path):
     edit("def handle(:\n")
     server.wait_for("SyntaxError")
     server.wait_for("the server goes on as before")
+    server.wait_for("    SyntaxError: ")
+    assert not [line for line in server.log.splitlines() if line.isspace()]
     assert said(server) == b"two"
     edit(OWN.format("four"))
     server.wait_serving(4)

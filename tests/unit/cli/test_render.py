@@ -111,6 +111,12 @@ def test_no_figure_is_cut_off_at_eighty_columns_and_more(width: int | None) -> N
     assert "2 of 4" in line_of(BUSY, "web ", width)
 
 
+@pytest.mark.parametrize("kind", ["task", "command"])
+def test_who_has_no_requests_is_shown_without_a_number_of_them(kind: str) -> None:
+    status = server(pool("mail", [worker(0, requests=0, connections=0)], kind=kind, listeners=[]))
+    assert line_of(status, "mail/0").split()[-5:] == ["-", "-", "45.0", "MiB", "-"]
+
+
 @pytest.mark.parametrize("width", [80, 200, None])
 def test_no_line_ends_in_blanks(width: int | None) -> None:
     assert [line for line in lines(BUSY, width) if line != line.rstrip()] == []
