@@ -360,7 +360,8 @@ def _dump(life: Life, strike: Strike, now: float) -> list[Action]:
 
 def _boot_clock(life: Life, _detail: None, now: float) -> list[Action]:
     limit = life.pool.boot_timeout
-    life.failure = f"not ready after {limit:g} s"
+    how = ": READY=1 has not come on its NOTIFY_SOCKET" if life.pool.ready == "notify" else ""
+    life.failure = f"not ready after {limit:g} s{how}"
     return _dump(life, Strike(life.birth, Clock.BOOT, limit, limit), now)
 
 

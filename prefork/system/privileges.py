@@ -67,8 +67,14 @@ def find_account(user: str | None, group: str | None, places: tuple[str, str]) -
 
 
 def drop_to(account: Account) -> None:
-    """Become another user for good: groups first, while that is still allowed (setgroups(2), setresuid(2))."""
+    """Become another user for good: groups first, while that is still allowed (setgroups(2), setresuid(2)).
+
+    With a user that this machine knows come its HOME, USER and LOGNAME, as systemd.exec(5) sets them: those of who has
+    started the master are not for this user to read.
+    """
     if account.name is not None:
+        home = pwd.getpwnam(account.name).pw_dir
+        os.environ.update(HOME=home, USER=account.name, LOGNAME=account.name)
         os.initgroups(account.name, account.gid)
     else:
         os.setgroups([account.gid])

@@ -111,7 +111,8 @@ def test_a_program_that_says_so_is_ready_then_and_not_before(start, tmp_path):
 def test_a_program_that_never_says_it_is_ready_is_ended_with_all_its_processes(start, tmp_path):
     server = start(pool(f"away=deaf,pid={tmp_path}/away,sleep=600", "deaf", "sleep=600", boot_timeout=1.5))
     assert server.wait_exit() == 4
-    assert "error: [pool.work] not ready after 1.5 s" in server.everything()
+    reason = "not ready after 1.5 s: READY=1 has not come on its NOTIFY_SOCKET"
+    assert f"error: [pool.work] {reason}" in server.everything()
     (line,) = server.wait_for(
         "starting ran 1.5 s, limit 1.5 s .boot_timeout.; replacing the worker; it was at:"
     )

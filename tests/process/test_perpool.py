@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import resource
 import signal
@@ -66,7 +67,11 @@ def test_pools_run_as_users_of_their_own_behind_sockets_and_logs_that_root_has_o
         f'user = "games"\numask = "0027"\n[log]\nfile = "closed/server.log"\n'
     )
     mail = 'user = "daemon"\ngroup = "mail"\numask = "0007"\ndirectory = "mail"\nlimits.core = "unlimited"\n'
-    config = head + pool("web") + pool("mail", mail + 'env = { WRITE = "made" }\n', "unix:mail.sock")
+    config = (
+        head
+        + pool("web")
+        + pool("mail", mail + 'env = { WRITE = "made", HOME = "/tmp" }\n', "unix:mail.sock")
+    )
     server = start(config, env={"PYTHONPATH": str(APPS)}, folder=open_folder)
     server.control = open_folder / "closed" / "control.sock"
     log = open_folder / "closed" / "server.log"
@@ -77,6 +82,8 @@ def test_pools_run_as_users_of_their_own_behind_sockets_and_logs_that_root_has_o
         found = json.loads(read_to_end(client))
     assert (web["user"], web["group"], web["directory"]) == ([5] * 3, [60] * 3, str(open_folder))
     assert (found["user"], found["group"], found["groups"]) == ([1] * 3, [8] * 3, [8])
+    assert web["home"] == [pwd.getpwnam("games").pw_dir, "games", "games"]
+    assert found["home"] == ["/tmp", "daemon", "daemon"]  # what a pool's env says counts
     assert found["directory"] == str(open_folder / "mail")
     assert found["path"] == [str(open_folder / "mail"), str(open_folder)]
     assert (web["dumpable"], found["dumpable"]) == (0, 1)

@@ -214,8 +214,9 @@ http {{
 """
 
 HAPROXY = """
+# maxconn also bounds the number that an inherited descriptor may have.
 global
-    maxconn 256
+    maxconn 4096
 defaults
     mode http
     timeout connect 5s

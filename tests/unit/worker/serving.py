@@ -115,6 +115,9 @@ class Site:
         self.thread.join(LONG)
         assert not self.thread.is_alive(), "the loop does not end"
         self.orders.close()
+        assert self.board.descriptor is not None
+        os.close(self.board.descriptor)  # what is mapped can still be read
+        self.board.descriptor = None
 
     def connect(self, receive_buffer: int = 0) -> socket.socket:
         """Return a connection to the worker."""
