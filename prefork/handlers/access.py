@@ -21,6 +21,7 @@ from json.encoder import encode_basestring_ascii  # what json.dumps(str) comes t
 from typing import Any, Final, NamedTuple
 
 from prefork.config.access import JSON, TEMPLATES, parse_template
+from prefork.handlers.response import MONTHS
 from prefork.protocols.http1 import Head, RequestLine
 
 # How many escaped values are kept, and the longest: clients repeat them, as they do whole lines.
@@ -165,7 +166,6 @@ class Clock:
 
 
 FRACTIONS: Final = tuple(f".{number:03d}" for number in range(1000))
-MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 Getter = Callable[[Entry], Any]
 Format = Callable[[Entry], str]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import time
-from email.utils import formatdate
 from enum import Enum
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
@@ -22,6 +21,8 @@ STATUS: Final = re.compile(r"[2-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?")
 NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 LENGTH: Final = re.compile(r"[0-9]{1,18}")
+DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 SERVER: Final = b"Server: prefork\r\n"
 
@@ -163,6 +164,16 @@ def plain(
     return b"%b%b%b%b\r\n%b" % (head, lines, more, connection, content if body else b"")
 
 
+def http_date(second: int) -> str:
+    """Return a second since 1970 as fields show it (RFC 9110 5.6.7: IMF-fixdate).
+
+    Not strftime: the names of days and months must not follow a locale that the application sets. Nor email.utils, which
+    takes longer to import than all that a request needs.
+    """
+    year, month, day, hour, minute, rest, weekday, _, _ = time.gmtime(second)
+    return f"{DAYS[weekday]}, {day:02} {MONTHS[month - 1]} {year:04} {hour:02}:{minute:02}:{rest:02} GMT"
+
+
 def head_size(answer: bytes) -> int:
     """Return the size in bytes of the head that a whole answer begins with."""
     return answer.index(b"\r\n\r\n") + 4
@@ -185,7 +196,7 @@ class Stamp:
         second = int(time.time())
         made, dated, whole = self._made  # one object, so that a thread never finds the one without the other
         if made != second:
-            dated = f"Date: {formatdate(second, usegmt=True)}\r\n".encode("ascii")
+            dated = f"Date: {http_date(second)}\r\n".encode("ascii")
             whole = dated + self._server
             self._made = (second, dated, whole)
         if not (has_date or has_server):

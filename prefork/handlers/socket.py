@@ -6,7 +6,7 @@ Or a coroutine function of a pair of asyncio's streams, for which worker/aio.py 
 from __future__ import annotations
 
 import socket
-import socketserver
+import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -39,10 +39,15 @@ def adapt(target: Any) -> Handle | AsyncHandle:
     Raises BootError for what is none of ``def handle(sock, address)``, ``async def handle(reader, writer)`` and a
     ``socketserver.BaseRequestHandler`` class.
     """
-    if isinstance(target, type) and issubclass(target, socketserver.BaseRequestHandler):
-        handler_class: Any = target
-        return lambda connection, address: handler_class(connection, address, Server(connection))
+    if _is_request_handler(target):
+        return lambda connection, address: target(connection, address, Server(connection))
     if not callable(target):
         raise BootError(f"expected {PLAIN_FORM}, found {target!r}")
     check_signature(target, ASYNC_FORM if is_async(target) else PLAIN_FORM, 2)
     return target  # type: ignore[no-any-return]
+
+
+def _is_request_handler(target: Any) -> bool:
+    # Whoever has such a class has imported the module; the others need not wait for it.
+    module = sys.modules.get("socketserver")
+    return module is not None and isinstance(target, type) and issubclass(target, module.BaseRequestHandler)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import re
+from email.utils import formatdate
 
 import pytest
 
 from prefork.handlers import response
-from prefork.handlers.response import TABLE_HEAD_SIZE, TABLE_HEADS, TABLE_SIZE, read_head
+from prefork.handlers.response import TABLE_HEAD_SIZE, TABLE_HEADS, TABLE_SIZE, http_date, read_head
 
 
 def test_a_status_becomes_a_line() -> None:
@@ -113,3 +114,8 @@ def test_an_answer_of_the_servers_own_is_whole() -> None:
         answer,
     )
     assert response.plain(500, "x", close=False, body=False).endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("second", [0, 86399, 784111777, 951782400, 1795366800, 4102444799])
+def test_a_date_is_as_everybody_else_writes_it(second: int) -> None:
+    assert http_date(second) == formatdate(second, usegmt=True)
