@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import re
@@ -261,6 +262,22 @@ def raise_descriptor_limit(wanted: int) -> None:
         wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def reserve_descriptors(wanted: int) -> None:
+    """Have the kernel make room for so many descriptors, as far as the limit allows, while this process has one thread.
+
+    With several threads each doubling of the table waits until no CPU can be using the old one (expand_fdtable in
+    Linux's fs/file.c): the first thousand connections would cost a busy worker half a second in which it serves nobody.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = (wanted if soft == resource.RLIM_INFINITY else min(wanted, soft)) - 1
+    with suppress(OSError):  # no memory: then it grows when it has to
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.close(fcntl.fcntl(null, fcntl.F_DUPFD_CLOEXEC, highest))
+        finally:
+            os.close(null)
 
 
 def resident_memory(pid: int) -> int | None:

@@ -94,7 +94,8 @@ class Acceptor:
     def take(self, now: float) -> Accepted | None:
         """Return a connection if it is this worker's turn to accept one.
 
-        One at a time, so that each is weighed against what the others hold. What is left behind is reported again.
+        One at a time, so that each is weighed against what the others hold, by ``settle``. What is left behind is found
+        by the next call, or reported again.
         """
         if self._mode is not Mode.EAGER and (self.due is None or now < self.due):
             return None
@@ -163,8 +164,6 @@ class Acceptor:
         except OSError as error:
             self._endure(error, descriptor, now)
             return None
-        if self._mode is Mode.EAGER:
-            self._signalled.pop(descriptor, None)
         return self._make(*self._kinds[descriptor], taken), address, descriptor
 
     def _report_anew(self) -> None:

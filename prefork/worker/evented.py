@@ -64,6 +64,7 @@ REQUESTS_PER_TURN = 16
 ACCEPTS_PER_TURN = 16
 ACCEPT_TIME = 0.002
 HARDLY = 50e-6
+A_FEW = 8
 # The local addresses that are remembered; with a routed network bound whole there may be any number.
 MAX_ADDRESSES = 256
 
@@ -224,7 +225,7 @@ class Loop:
             self._take_back(done)
         if self._postponed:
             self._resume_postponed()
-        self._accept(is_signalled, is_crowded)
+        self._accept(is_signalled, is_crowded, len(events))
         if self._now >= self._timers.wake_at:
             self._expire()
         if self._now >= self._shed_at:
@@ -287,31 +288,31 @@ class Loop:
 
     # Accepting
 
-    def _accept(self, is_signalled: bool, is_crowded: bool) -> None:
+    def _accept(self, is_signalled: bool, is_crowded: bool, others: int) -> None:
+        """Take a connection; where clients queue, more of them, each weighed against what other workers hold.
+
+        Those that are answered and closed at once cost nobody a turn. Of those that stay one is taken for a few others
+        that have just had their turn, or the last of many newcomers would wait for as many turns as they are.
+        """
         due = self._acceptor.due
         if not is_signalled and (due is None or self._now < due):
             return
-        until = self._now + ACCEPT_TIME
+        stay, until = max(1, others // A_FEW), self._now + ACCEPT_TIME
         for _ in range(ACCEPTS_PER_TURN if is_crowded else 1):
-            if not self._accept_one() or self._now >= until:
+            connection = self._take_connection()
+            if connection is None:
+                return
+            self._welcome(connection)
+            stay -= connection.fd in self._connections
+            if not stay or self._now >= until:
                 return
 
-    def _accept_one(self) -> bool:
-        """Take a connection, if there is one; return whether it was answered and closed at once.
-
-        That leaves the balance between the workers as it was, so another one may follow.
-        """
+    def _take_connection(self) -> Connection | None:
         accepted = self._acceptor.take(self._now)
         connection = self._adopt(*accepted) if accepted is not None else None
         if connection is None or len(self._connections) != self._held:
             self._settle()
-        if accepted is None or connection is None:
-            return False
-        self._welcome(connection)
-        if connection.fd in self._connections:
-            return False
-        self._acceptor.signal(accepted[2], self._now)  # there may be more
-        return True
+        return connection
 
     def _adopt(self, sock: socket.socket, address: Any, listener: int) -> Connection | None:
         """Return the connection that was accepted, not watched yet; None if it is reset already."""

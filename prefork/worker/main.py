@@ -28,7 +28,7 @@ from prefork.worker.channel import boot_failed
 from prefork.worker.logs import Logs, open_access_log
 from prefork.worker.orders import Orders
 from prefork.worker.post import Post
-from prefork.worker.settle import settle_in
+from prefork.worker.settle import OTHER_DESCRIPTORS, settle_in
 
 
 def run(post: Post) -> NoReturn:
@@ -62,6 +62,8 @@ def work(post: Post, loaded: Loaded | None = None) -> NoReturn:
     try:
         if loaded is None:
             settle_in(post.pool, post.master, post.account)
+        if post.listeners:
+            process.reserve_descriptors(post.pool.max_connections + OTHER_DESCRIPTORS)
         orders.listen()
         orders.hooks = loaded.hooks if loaded else take_hooks(post)
         orders.hooks.run("after_fork", worker)

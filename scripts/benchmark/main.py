@@ -72,6 +72,8 @@ def parse_options() -> argparse.Namespace:
     options.rounds = 1 if options.quick else options.rounds
     is_complete = not (options.only or options.scenario or options.against or options.quick)
     options.output = options.output or (RESULTS if is_complete else None)
+    if options.output is not None:
+        options.output.mkdir(parents=True, exist_ok=True)  # now, and not when all has been measured
     return options
 
 

@@ -9,6 +9,7 @@ import re
 import resource
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +56,14 @@ def test_each_pool_has_limits_cpus_and_a_priority_of_its_own_in_all_its_threads(
     assert plain["cpus"] == [sorted(os.sched_getaffinity(0))]
     assert plain["limits"]["nofile"][1] == hard
     assert server.stop() == 0
+
+
+@pytest.mark.parametrize("preload", ["false", "true"])
+def test_a_worker_has_room_for_all_its_connections_from_the_start(start, preload):
+    server = start(pool("own", f"max_connections = 3000\npreload = {preload}")).wait_serving()
+    (pid,) = server.pids()
+    (size,) = re.findall(r"^FDSize:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert int(size) >= 3000
 
 
 @ROOT

@@ -615,3 +615,20 @@ def test_row_is_ready_only_by_its_orders() -> None:
     """The loop says nothing of its state itself: that is what its orders are for."""
     with Site(echo) as site:
         assert site.snapshot().state is State.STARTING
+
+
+def test_newcomers_do_not_wait_for_a_turn_of_all_others_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("HARDLY", "ACCEPT_TIME"):  # no pause of the test's own counts
+        monkeypatch.setattr(evented, limit, LONG)
+    site = Site(echo)
+    others = [site.connect() for _ in range(64)]
+    while len(site.loop._connections) < len(others):
+        site.loop._turn()
+    for client in [*others, *(newcomers := [site.connect() for _ in range(30)])]:
+        client.sendall(request())
+    site.loop._turn()
+    assert len(site.loop._connections) == len(others) + len(others) // 8
+    for client in [*others, *newcomers]:
+        client.close()
+    with site:
+        pass
