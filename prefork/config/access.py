@@ -6,7 +6,7 @@ The fields are declared here once: validation, conf/full.toml and the formatter 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Final
 
 from prefork.units import UnitError
@@ -58,7 +58,7 @@ def check_format(text: str) -> str:
     """Return the value of ``access_format`` if it is one. Raises UnitError."""
     if text not in NAMES:
         if "{" not in text:
-            near = _near(text, NAMES)
+            near = get_close_matches(text.lower(), NAMES, 1)
             raise UnitError(_expected(), text, f'did you mean "{near[0]}"?' if near else None)
         parse_template(text)
     return text
@@ -87,16 +87,10 @@ def parse_template(text: str) -> tuple[str, ...]:
     return tuple(pieces)
 
 
-def _near(name: str, known: Iterable[str]) -> list[str]:
-    from difflib import get_close_matches  # only where there is a mistake: it takes its time at every start
-
-    return get_close_matches(name.lower(), list(known), 1)
-
-
 def _known(name: str) -> str:
     if _HEADER.fullmatch(name) or (name in FIELDS and name != "header.NAME"):
         return name
-    near = _near(name, FIELDS)
+    near = get_close_matches(name.lower(), FIELDS, 1)
     raise UnitError("a known field", f"{{{name}}}", f"did you mean {{{near[0]}}}?" if near else _all())
 
 

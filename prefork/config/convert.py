@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import shlex
@@ -55,9 +56,7 @@ def convert(option: Option, value: Any, written: str, cpus: int) -> Any:
 
 def nearest(found: str, known: Iterable[str]) -> str | None:
     """Return the known name that a mistyped one most likely stands for."""
-    from difflib import get_close_matches  # only where there is a mistake: it takes its time at every start
-
-    matches = get_close_matches(found[:100].lower().replace("-", "_"), list(known), 1)
+    matches = difflib.get_close_matches(found[:100].lower().replace("-", "_"), list(known), 1)
     return matches[0] if matches else None
 
 

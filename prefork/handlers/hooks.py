@@ -12,6 +12,7 @@ which the worker's exit code is 1.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
@@ -104,10 +105,8 @@ def _takes_a_worker(function: Hook) -> bool:
 
 def _doubts(module: ModuleType) -> Iterator[str]:
     """Yield what is said of the module's own functions that nobody calls though they have nearly a hook's name."""
-    from difflib import get_close_matches  # only where there are hooks: it takes its time at every start
-
     for name, function in inspect.getmembers(module, inspect.isfunction):
-        near = get_close_matches(name.lower(), NAMES, 1, ALIKE)
+        near = difflib.get_close_matches(name.lower(), NAMES, 1, ALIKE)
         is_own = function.__module__ == module.__name__
         if near and name not in NAMES and is_own and _takes_a_worker(function):
             yield f"[hooks] {module.__name__}: nobody calls {name}; did you mean {near[0]}?"
