@@ -95,7 +95,7 @@ def run(context: click.Context, conf: str, settings: Settings) -> None:
     """Run a server until it is told to stop."""
     from prefork.cli import run as local
 
-    context.exit(local.run(conf, [*settings]))
+    context.exit(local.run(conf, settings))
 
 
 @commands.command()
@@ -109,7 +109,7 @@ def check(context: click.Context, conf: str, settings: Settings) -> None:
     """
     from prefork.cli import run as local
 
-    verdict, failures, doubts = local.check(conf, [*settings])
+    verdict, failures, doubts = local.check(conf, settings)
     for doubt in doubts:
         _say(f"warning: {doubt}")
     for failure in failures:
@@ -145,9 +145,9 @@ def status(target: str, as_json: bool, settings: Settings) -> None:
     from prefork.cli import ctl
 
     if as_json:
-        click.echo(ctl.status_json(target, [*settings]))
+        click.echo(ctl.status_json(target, settings))
     else:
-        click.echo(ctl.status(target, [*settings], *_screen()), nl=False)
+        click.echo(ctl.status(target, settings, *_screen()), nl=False)
 
 
 @commands.command()
@@ -160,7 +160,7 @@ def reload(target: str, settings: Settings) -> None:
     """
     from prefork.cli import ctl
 
-    _say(ctl.reload(target, [*settings], _say))
+    _say(ctl.reload(target, settings, _say))
 
 
 @commands.command()
@@ -174,7 +174,7 @@ def upgrade(target: str, settings: Settings) -> None:
     """
     from prefork.cli import ctl
 
-    _say(ctl.upgrade(target, [*settings], _say))
+    _say(ctl.upgrade(target, settings, _say))
 
 
 @commands.command()
@@ -186,7 +186,7 @@ def scale(target: str, pool: str, workers: int, settings: Settings) -> None:
     """Set how many workers a pool has."""
     from prefork.cli import ctl
 
-    _say(ctl.scale(target, [*settings], pool, workers, _say))
+    _say(ctl.scale(target, settings, pool, workers, _say))
 
 
 @commands.command()
@@ -197,7 +197,7 @@ def stop(target: str, now: bool, settings: Settings) -> None:
     """Finish all requests and stop; return once the server has ended."""
     from prefork.cli import ctl
 
-    _say(ctl.stop(target, [*settings], now, _say))
+    _say(ctl.stop(target, settings, now, _say))
 
 
 @commands.command()
@@ -207,7 +207,7 @@ def reopen(target: str, settings: Settings) -> None:
     """Reopen the log files, after they were renamed."""
     from prefork.cli import ctl
 
-    _say(ctl.reopen(target, [*settings]))
+    _say(ctl.reopen(target, settings))
 
 
 @commands.command()
@@ -221,7 +221,7 @@ def stacks(target: str, worker: str | None, settings: Settings) -> None:
     """
     from prefork.cli import ctl
 
-    click.echo(ctl.stacks(target, [*settings], worker), nl=False)
+    click.echo(ctl.stacks(target, settings, worker), nl=False)
 
 
 def _say(text: str) -> None:

@@ -64,6 +64,7 @@ REQUESTS_PER_TURN = 16
 ACCEPTS_PER_TURN = 16
 ACCEPT_TIME = 0.002
 HARDLY = 50e-6
+# For so many others that have had their turn one connection that stays is taken as well.
 A_FEW = 8
 # The local addresses that are remembered; with a routed network bound whole there may be any number.
 MAX_ADDRESSES = 256
@@ -565,11 +566,11 @@ class Loop:
         try:
             # What the application writes by itself and finds no room is kept: blocking would stop everybody.
             pieces = exchange.start(connection.send)
-            is_last = exchange.is_over and exchange.file is None and not exchange.keep_alive
-            whole = connection.send(pieces, LAST if is_last else 0)
+            is_all = exchange.is_over and exchange.file is None
+            is_sent = connection.send(pieces, LAST if is_all and not exchange.keep_alive else 0)
         except Cut:
             return self._drop(connection)
-        if not (whole and exchange.is_over and exchange.file is None):
+        if not (is_sent and is_all):
             return self._continue(connection, exchange)
         exchange.finish()
         self._lane.end()
