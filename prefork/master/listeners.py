@@ -41,6 +41,7 @@ class Listener(msgspec.Struct):
     socket: socket.socket
     file: tuple[int, int] | None = None
     shut: bool = False
+    awaits_bytes: bool = False
 
     @property
     def address(self) -> Address:
@@ -54,6 +55,15 @@ class Listener(msgspec.Struct):
     def is_inherited(self) -> bool:
         """Whether it belongs to somebody else, who has passed it on."""
         return isinstance(self.listen.address, InheritedAddress)
+
+    def await_first_bytes(self, wanted: bool) -> None:
+        """Let clients wait for a worker when they have said something, or as soon as they are connected.
+
+        What a program sets itself stays, and so does what an inherited socket has: systemd knows DeferAcceptSec=.
+        """
+        if wanted != self.awaits_bytes and isinstance(self.listen.address, TcpAddress):
+            tcp.await_first_bytes(self.socket, wanted)
+            self.awaits_bytes = wanted
 
 
 class Listeners:

@@ -209,6 +209,10 @@ class Server:
             self.listeners.alter(all_keyed(self.config))
         except ListenError as error:
             logger.error("%s; it keeps the options that it had", error.message)
+        for pool in self.config.pools.values():
+            for key in keyed(pool):
+                for listener in self.listeners.of(key):
+                    listener.await_first_bytes(_hears_first(pool))
         self.forget_boards()
 
     def reopen_logs(self) -> None:
@@ -260,11 +264,12 @@ class Server:
 
         For ``patience`` seconds addresses are waited for that workers of a dead master are about to leave.
         """
-        pools = {key: pool.name for pool in config.pools.values() for key in keyed(pool)}
+        pools = {key: pool for pool in config.pools.values() for key in keyed(pool)}
         keys = all_keyed(config)
         for listener in self.listeners.open(keys, patience):
-            name = next(name for key, name in pools.items() if listener in self.listeners.of(key))
-            logger.info("listening on %s (pool %s)", listener.address, name)
+            pool = next(pool for key, pool in pools.items() if listener in self.listeners.of(key))
+            listener.await_first_bytes(_hears_first(pool))
+            logger.info("listening on %s (pool %s)", listener.address, pool.name)
 
     def sockets_of(self, pool: Pool) -> tuple[socket.socket, ...]:
         """Return the listening sockets of a pool."""
@@ -384,3 +389,8 @@ def load_certificates(config: Config) -> Certificates | None:
     from prefork.master.certificates import Certificates
 
     return Certificates(config)
+
+
+def _hears_first(pool: Pool) -> bool:
+    """Return whether the clients of a pool speak before their server does."""
+    return pool.kind == "wsgi"

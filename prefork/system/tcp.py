@@ -29,6 +29,11 @@ SO_DETACH_FILTER = 27
 SO_BINDTOIFINDEX = 62
 # The number of an interface that no machine has, and that of none.
 NOWHERE, ANYWHERE = 2**31 - 1, 0
+# How long a handshake waits for its client's first bytes, in seconds: until SYN-ACK is sent again (RFC 6298 2.1), no longer.
+FIRST_BYTES_TIME = 1
+# By address family, the kernel's tables of connections (proc_net_tcp(5)), and what is said there of half a handshake.
+TABLES = {socket.AF_INET: "/proc/self/net/tcp", socket.AF_INET6: "/proc/self/net/tcp6"}
+SYN_RECV = "03"
 
 
 def refuse_handshakes(listener: socket.socket) -> None:
@@ -60,3 +65,27 @@ def allow_handshakes(listener: socket.socket) -> None:
         listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
     except FileNotFoundError:  # it has none
         listener.setsockopt(socket.SOL_SOCKET, SO_BINDTOIFINDEX, ANYWHERE)
+
+
+def await_first_bytes(listener: socket.socket, wanted: bool) -> None:
+    """Have clients enter a listener's queue when their first bytes are there, or when they are connected.
+
+    Who accepts then has something to read at once, and needs not watch the connection for it (TCP_DEFER_ACCEPT, tcp(7)). A
+    client that says nothing is let in after about a second. Not for protocols in which the server speaks first.
+    """
+    if hasattr(socket, "TCP_DEFER_ACCEPT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, FIRST_BYTES_TIME if wanted else 0)
+
+
+def has_handshakes(listener: socket.socket) -> bool:
+    """Return whether a client is connecting that is not in a listener's queue yet.
+
+    It may take itself for connected already, where its first bytes are awaited.
+    """
+    if listener.family not in TABLES or not sys.platform.startswith("linux"):
+        return False
+    port = f":{listener.getsockname()[1]:04X}"
+    with open(TABLES[listener.family], encoding="ascii") as table:
+        # A line begins with number, local address, remote address, state.
+        rows = (line.split(maxsplit=4) for line in table)
+        return any(row[3] == SYN_RECV and row[1].endswith(port) for row in rows)

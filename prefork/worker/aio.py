@@ -325,7 +325,7 @@ class House:
         self._stop_if_done()
 
     def _leave_queue(self) -> None:
-        if self._orders.empty_queue:
+        if self._orders.queue_time is not None:
             for accepted in self._acceptor.empty_queue():
                 self._admit(accepted)
         if self._due is not None:

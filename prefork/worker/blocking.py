@@ -144,7 +144,7 @@ class Crew:
             if self._has_left:
                 return
             self._has_left = True
-            if self.orders.empty_queue:
+            if self.orders.queue_time is not None:
                 self._leftovers.extend(self._acceptor.empty_queue())
             self._acceptor.close()
         self.orders.leave_queue()

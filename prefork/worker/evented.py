@@ -29,6 +29,8 @@ from prefork.handlers.peer import Door, Header, ProxyError, doors_of
 from prefork.handlers.wsgi import Body, Cut, Environ, Exchange, Head, Refusal, WsgiApp, WsgiHandler
 from prefork.log import logger
 from prefork.scoreboard import Lane, Row
+from prefork.system import tcp
+from prefork.units import InheritedAddress
 from prefork.worker.acceptor import Acceptor
 from prefork.worker.access import AccessLog
 from prefork.worker.connection import LAST, Connection, Phase
@@ -47,6 +49,8 @@ RECEIVE_SIZE = 65536
 MAX_EVENTS = 128
 # A drain takes a connection for idle on which no byte of a request came for so long.
 DRAIN_IDLE = 1.0
+# How often the last worker looks whether clients are still connecting.
+QUEUE_PAUSE = 0.01
 # How long a client has to close its end, or to send more, after ours is shut; nginx has lingering_timeout 5 s.
 LINGER = 2.0
 # How long in all; nginx has lingering_time 30 s.
@@ -138,6 +142,12 @@ class Loop:
             if not _is_wildcard(local := listener.getsockname())
         }
         self._doors = doors_of(pool, listeners)
+        # Clients of the others wait for the next server, and new ones come all the time.
+        self._own_listeners: Sequence[socket.socket] = [
+            listener
+            for listener, listen in zip(listeners, pool.listen, strict=True)
+            if not isinstance(listen.address, InheritedAddress)
+        ]
         self._has_warned = False  # of connections without the PROXY header that is demanded
         self._timers: Timers[Connection] = Timers(
             (
@@ -161,6 +171,8 @@ class Loop:
         self._most_waiting = pool.threads * QUEUE_PER_THREAD
         self._shed_at = math.inf  # when to look whether the queue is full
         self._postponed: list[Connection] = []
+        # At the end, when to look again who is connecting, and when for the last time.
+        self._look_at = self._last_call = math.inf
         self._lane = worker.enter_lane(0)
         self._threads = Threads(pool.threads, worker) if pool.threads > 1 else None
         self._listen(listeners)
@@ -171,6 +183,8 @@ class Loop:
             self._threads.start()
         while not self._is_done():
             self._turn()
+            if self._now >= self._look_at:
+                self._wait_for_last_clients(self._last_call)
         self._close()
 
     def _listen(self, listeners: Sequence[socket.socket]) -> None:
@@ -354,6 +368,7 @@ class Loop:
                 self._take_in(connection, data)
         else:
             self._await(connection)
+            self._go_on(connection)
 
     def _await(self, connection: Connection) -> None:
         """Wait for the first bytes of a new connection."""
@@ -905,15 +920,34 @@ class Loop:
     def _begin_drain(self) -> None:
         self._handler.draining = True
         self._fresh = self._idle = DRAINED
-        if self._orders.empty_queue:
-            for accepted in self._acceptor.empty_queue():
-                if (connection := self._adopt(*accepted)) is not None:
-                    self._await(connection)
-        self._acceptor.close()
-        self._orders.leave_queue()
         for connection in self._connections.values():
             if connection.is_idle:
                 self._timers.arm(connection, DRAINED, self._now)
+        queue_time = self._orders.queue_time
+        if queue_time is None:
+            self._leave_queue()
+        else:
+            self._wait_for_last_clients(self._now + queue_time)
+
+    def _wait_for_last_clients(self, until: float) -> None:
+        """Empty the queue, and leave it when nobody is connecting any more, or at that moment."""
+        # A listener that a sibling has left empty is shut by now, and closed here.
+        is_over = self._now >= until or not any(
+            tcp.has_handshakes(listener) for listener in self._own_listeners if listener.fileno() >= 0
+        )
+        for accepted in self._acceptor.empty_queue():
+            if (connection := self._adopt(*accepted)) is not None:
+                self._await(connection)
+        if is_over:
+            self._leave_queue()
+        else:
+            self._look_at, self._last_call = self._now + QUEUE_PAUSE, until
+
+    def _leave_queue(self) -> None:
+        self._look_at = math.inf
+        self._own_listeners = ()
+        self._acceptor.close()
+        self._orders.leave_queue()
 
     def _overdue(self) -> int:
         """Return how many requests are past their own deadline: the master knows, and waits for them no more."""
@@ -921,15 +955,17 @@ class Loop:
 
     def _next_of_drain(self, drain_by: float) -> float:
         deadlines = [lane.deadline for lane in self._row.lanes if lane.deadline > self._now]
-        return min([drain_by, *deadlines])
+        return min([drain_by, self._look_at, *deadlines])
 
     def _is_done(self) -> bool:
         if not self._handler.draining:
             return False
         assert self._orders.drain_by is not None
         connections = self._connections.values()
-        if not connections or self._now >= self._orders.drain_by:
+        if self._now >= self._orders.drain_by:
             return True
+        if not connections:
+            return self._look_at == math.inf
         return len(connections) == self._overdue() and all(
             connection.phase is Phase.RUNNING for connection in connections
         )

@@ -24,6 +24,9 @@ from prefork.worker.threads import start_vital
 
 # After the master's death a worker whose handler is stuck has this long to empty the queue before it is shut.
 ORPHANS_QUEUE = 0.5
+# How long the last worker waits for clients that take themselves for connected and have said nothing yet: the kernel lets
+# them in after a second (see tcp.await_first_bytes).
+QUEUE_TIME = 1.5
 # How long after its deadline a worker ends itself. A living master has done so by then.
 OVERTIME = 1.0
 READ_SIZE = 4096
@@ -37,7 +40,8 @@ class Orders:
     Attributes:
         wake_fd: readable, and so for good, from the moment the worker has to drain; for the loop's epoll.
         drain_by: when the drain must be over, in seconds of the monotonic clock; None while there is none.
-        empty_queue: whether the drain has to accept all that waits in the listeners' queues first.
+        queue_time: None, or the drain has to accept all that waits in the listeners' queues first, and waits so many
+            seconds for clients that are just connecting.
         exit_code: what the process is to end with.
         hooks: what is called right before Ready, and when the drain begins.
         max_requests: how many requests the worker is to serve; 0 if that is no matter, or was reported.
@@ -47,7 +51,7 @@ class Orders:
     def __init__(self, post: Post, worker: Worker, row: Row, logs: Logs) -> None:
         self.wake_fd, self._wake = os.pipe()
         self.drain_by: float | None = None
-        self.empty_queue = False
+        self.queue_time: float | None = None
         self.exit_code = 0
         self.hooks = NO_HOOKS
         self._drain_hook: threading.Thread | None = None
@@ -111,7 +115,7 @@ class Orders:
             self.max_requests = 0
             self.say(Spent(limit))
 
-    def drain(self, grace: float | None = None, empty_queue: bool = False) -> None:
+    def drain(self, grace: float | None = None, queue_time: float | None = None) -> None:
         """Begin to drain. Later orders can only make it stricter; ``grace`` is the pool's unless given.
 
         A worker that is not ready yet has nothing in flight, and leaves at once.
@@ -121,7 +125,8 @@ class Orders:
                 os._exit(self.exit_code)
             is_first, self._is_draining = not self._is_draining, True
         by = time.monotonic() + (self._post.pool.graceful_timeout if grace is None else grace)
-        self.empty_queue = self.empty_queue or empty_queue
+        if self.queue_time is None:
+            self.queue_time = queue_time
         self.drain_by = by if self.drain_by is None else min(by, self.drain_by)
         self._row.set_state(State.DRAINING)
         setproctitle(self._post.title("draining"))
@@ -191,7 +196,7 @@ class Orders:
             return False
         message, descriptors = received
         if isinstance(message, Drain):
-            self.drain(message.grace, message.empty_queue)
+            self.drain(message.grace, QUEUE_TIME if message.empty_queue else None)
         elif isinstance(message, Leave):
             self._logs.write()
             os._exit(0)
@@ -203,7 +208,7 @@ class Orders:
 
     def _survive_master(self) -> None:
         """Finish what is in flight, on time, without anybody who would enforce it."""
-        self.drain(empty_queue=True)
+        self.drain(queue_time=0.0)  # nobody keeps new clients away any more, so there is no end of them
         # The end of file may as well mean that the handler has closed descriptors that are not its own: then the
         # listeners are its siblings' and stay open. The parent changes a moment after the end of file, not before.
         if not self._left_queue.wait(ORPHANS_QUEUE) and os.getppid() != self._post.parent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,8 @@ from tests.harness import RUN, Server, children_of
 
 Start = Callable[..., Server]
 PR_SET_CHILD_SUBREAPER = 36
+# What a server has open beside its clients' connections.
+SPARE = 200
 
 
 @pytest.fixture
@@ -38,6 +41,21 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start_server
     for server in servers:
         server.close()
+
+
+@pytest.fixture
+def make_room() -> Iterator[Callable[[int], None]]:
+    """Give a function that lets this process, and the servers it starts, have so many descriptors more; for one test."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def allow(count: int) -> None:
+        wanted = count + len(os.listdir("/proc/self/fd")) + SPARE
+        if hard != resource.RLIM_INFINITY and hard < wanted:
+            pytest.skip(f"a process may have {hard} descriptors here, {wanted} are needed")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+
+    yield allow
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pwd
 import signal
@@ -13,8 +14,10 @@ import time
 import pytest
 
 from tests.clients import Load
-from tests.harness import Server, body_of, fetch, wait_until
+from tests.harness import Server, body_of, descriptors_of, fetch, wait_until
 
+# The number of pidfd_getfd(2), the same on all kinds of machines.
+PIDFD_GETFD = 438
 POOL = '[pool.{name}]\nlisten = [{listen}]\nwsgi = "web:app"\n'
 
 
@@ -250,6 +253,45 @@ def test_a_changed_backlog_is_taken_over_on_the_same_socket(start):
     assert load.lost == {}, load.examples
     assert backlog_of(server) == 99
     assert server.log.count("listening on") == 1
+
+
+def test_first_bytes_are_awaited_only_where_the_client_speaks_first(start):
+    port = free_port()
+    listen = f'[pool.web]\nlisten = ["127.0.0.1:{port}"]\n'
+    web, own = listen + 'wsgi = "web:app"\n', listen + 'handler = "sockets:pid"\n'
+    server = start(web).wait_serving()
+    for content, awaited in ((own, 0), (web, 1), (own, 0)):
+        assert deferral_of(server) != awaited
+        server.write(content)
+        server.ask("reload")
+        assert deferral_of(server) == awaited
+    # The new configuration does not get as far as to serve, so nothing changes.
+    server.write(web.replace("web:app", "web:missing"))
+    assert server.run("reload").returncode != 0
+    assert deferral_of(server) == 0
+
+
+def deferral_of(server: Server) -> int:
+    """Return for how many seconds the server's TCP listener waits for first bytes."""
+    (listener,) = tcp_listeners_of(server.process.pid)
+    with listener:
+        return listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT)
+
+
+def tcp_listeners_of(pid: int) -> list[socket.socket]:
+    """Return copies of the listening sockets that another process holds."""
+    libc, handle, found = ctypes.CDLL(None, use_errno=True), os.pidfd_open(pid), []
+    for number, target in descriptors_of(pid).items():
+        if target.startswith("socket:"):
+            copy = libc.syscall(PIDFD_GETFD, handle, number, 0)
+            assert copy >= 0, os.strerror(ctypes.get_errno())
+            held = socket.socket(fileno=copy)
+            if held.family == socket.AF_INET and held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                found.append(held)
+            else:
+                held.close()
+    os.close(handle)
+    return found
 
 
 @pytest.mark.parametrize("where", ["port", "path"])

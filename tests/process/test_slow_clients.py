@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -17,8 +16,6 @@ from tests.process.conftest import Start
 from tests.process.test_shortages import share_of_cpu
 
 HALF, IDLE = 500, 5000
-# What else a process has open, on either side.
-SPARE = 200
 REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 
 
@@ -26,18 +23,6 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 def clients() -> Iterator[ExitStack]:
     with ExitStack() as stack:
         yield stack
-
-
-@pytest.fixture
-def many_descriptors() -> Iterator[None]:
-    """Let this process and the server have a descriptor for each client."""
-    before = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = IDLE + SPARE
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        pytest.skip(f"a process may have {hard} descriptors here, {wanted} are needed")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def connect(clients: ExitStack, server: Server, count: int, data: bytes) -> list[socket.socket]:
@@ -79,8 +64,10 @@ def test_half_sent_requests_delay_nobody_and_are_ended(
     assert seconds_for_an_answer(address) < 1
 
 
-@pytest.mark.usefixtures("many_descriptors")
-def test_thousands_of_idle_connections_cost_nothing_and_are_served(start: Start, clients: ExitStack) -> None:
+def test_thousands_of_idle_connections_cost_nothing_and_are_served(
+    start: Start, clients: ExitStack, make_room: Callable[[int], None]
+) -> None:
+    make_room(IDLE)
     server = start(pool("web:app", kind="wsgi", max_connections=IDLE + 1000)).wait_serving()
     idle = connect(clients, server, IDLE, REQUEST)
     assert {read_answer(client)[::2] for client in idle} == {(200, True)}

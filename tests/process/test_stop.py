@@ -125,6 +125,23 @@ def test_clients_who_queue_behind_busy_workers_are_answered(start):
     assert_ends_well(server)
 
 
+@pytest.mark.parametrize("prefix", [[], WITHOUT_RIGHTS], ids=["as we are", "without rights"])
+def test_who_has_connected_and_said_nothing_yet_is_answered_too(start, prefix):
+    server = start(config(2), command=[*prefix, *RUN]).wait_serving()
+    slow, *others = [server.connect() for _ in range(5)]
+    server.signal(signal.SIGTERM)
+    wait_until(
+        lambda: {worker["state"] for worker in server.workers()} == {"draining"}, "all workers are leaving"
+    )
+    for client in others:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+    for client in others:
+        assert finish(client) == (200, False)
+    with slow:
+        assert read_to_end(slow) == b""
+    assert_ends_well(server)
+
+
 def test_requests_on_a_kept_alive_connection_during_a_drain_are_answered_until_told_to_close(start):
     server = start(config(1)).wait_serving()
     kept = ask(server, "/")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import resource
 import signal
 import socket
 import ssl
@@ -525,9 +524,8 @@ def test_workers_that_have_dropped_their_privileges_serve_a_key_that_only_root_r
 # Many.
 
 
-def test_a_thousand_idle_connections_are_held_and_served(start, authority, pair):
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4 * IDLE), hard))
+def test_a_thousand_idle_connections_are_held_and_served(start, authority, pair, make_room):
+    make_room(IDLE)
     server = start(
         web(pair).replace("workers = 1", f"max_connections = {2 * IDLE}\nread_timeout = 60")
     ).wait_serving()

@@ -33,7 +33,9 @@ def headers(draw: st.DrawFn) -> tuple[bytes, Header]:
             + len(payload).to_bytes(2, "big")
             + payload
         )
-    one, two = (End(str(host), number) for host, number in zip(hosts, numbers, strict=True))
+    # One of IPv4 that came as one of IPv6, where the other end is one, is shown as what it is.
+    shown = [getattr(host, "ipv4_mapped", None) or host for host in hosts]
+    one, two = (End(str(host), number) for host, number in zip(shown, numbers, strict=True))
     return data, Header(len(data), one, two)
 
 

@@ -27,14 +27,14 @@ class FakeOrders:
     def __init__(self) -> None:
         self.wake_fd, self._wake = os.pipe()
         self.drain_by: float | None = None
-        self.empty_queue = False
+        self.queue_time: float | None = None
         self.exit_code: int | None = None
         self.max_requests = 0
         self.has_left_queue = threading.Event()
         self.woken_master = 0
 
-    def drain(self, grace: float = LONG, empty_queue: bool = False) -> None:
-        self.empty_queue = empty_queue
+    def drain(self, grace: float = LONG, queue_time: float | None = None) -> None:
+        self.queue_time = queue_time
         self.drain_by = time.monotonic() + grace
         os.write(self._wake, b"!")
 

@@ -564,7 +564,7 @@ def test_a_drain_may_have_to_empty_the_queue_first() -> None:
         queued = [site.connect() for _ in range(10)]
         for client in queued:
             client.sendall(request("/q"))
-        site.orders.drain(empty_queue=True)
+        site.orders.drain(queue_time=0.0)
         gate.go_on.set()
         read_answer(busy)
         busy.close()
