@@ -29,7 +29,6 @@ ROW_WORDS = 8
 LANE_WORDS = 4
 TEXT_SIZE = 214
 COPY = struct.Struct(f"@QddH{TEXT_SIZE}s")
-COPY_HEAD = struct.Struct("@Qd")
 LANE_SIZE = LANE_WORDS * WORD + 2 * COPY.size
 READ_TRIES = 64
 # Who has been busy for less than this is about to be free again: most requests take less.
@@ -279,9 +278,11 @@ class Lane:
     def __init__(self, board: Board, at: int) -> None:
         self._map = board.map
         self._words = board.words
+        self._times = board.times
         self._sequence_at = at // WORD + SEQUENCE
         self._requests_at = at // WORD + REQUESTS
         self._copies = (copy_at(at, 0), copy_at(at, 1))
+        self._since_at = (copy_at(at, 0) // WORD + 1, copy_at(at, 1) // WORD + 1)
         self._sequence = 0
         self._what = b""
         self._since = 0.0
@@ -309,8 +310,8 @@ class Lane:
 
     def end(self) -> None:
         """Say that the request is done, and count it."""
-        self.pause()
-        self.count()
+        self._times[self._since_at[self._sequence & 1]] = self._since = self.deadline = 0.0  # as pause does
+        self._words[self._requests_at] += 1
 
     def count(self) -> None:
         """Count one request that is done."""
@@ -318,10 +319,8 @@ class Lane:
 
     def pause(self) -> None:
         """Say that nobody works on the request for now: its client has to take what there is first."""
-        sequence = self._sequence = self._sequence + 1
-        COPY_HEAD.pack_into(self._map, self._copies[sequence & 1], sequence, 0.0)
-        self._words[self._sequence_at] = sequence
-        self._since = self.deadline = 0.0
+        # A single word is never half written, and the copy that is valid is right with either of its values.
+        self._times[self._since_at[self._sequence & 1]] = self._since = self.deadline = 0.0
 
     def _write(self, deadline: float) -> None:
         sequence = self._sequence = self._sequence + 1

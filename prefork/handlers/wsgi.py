@@ -22,9 +22,21 @@ from prefork.handlers.context import end_copy, exit_code
 from prefork.handlers.peer import Trust, believe, mount
 from prefork.handlers.response import Fields
 from prefork.log import logger
-from prefork.protocols.http1 import Chunked, Grammar, Head, Refusal
+from prefork.protocols.http1 import Block, Chunked, Counted, Grammar, Head, Refusal
 
-__all__ = ["Body", "Cut", "Exchange", "FileSpan", "FileWrapper", "Head", "Refusal", "WsgiApp", "WsgiHandler"]
+__all__ = [
+    "Block",
+    "Body",
+    "Counted",
+    "Cut",
+    "Exchange",
+    "FileSpan",
+    "FileWrapper",
+    "Head",
+    "Refusal",
+    "WsgiApp",
+    "WsgiHandler",
+]
 
 # What each request says for itself. The keys are in the common part already, so that a copy is born with room for
 # them: growing a dictionary costs more than copying it.
@@ -43,7 +55,7 @@ OWN: Final = dict.fromkeys(
 )
 # A body below it is copied behind its head, so that both go out in one plain send, which costs less than to send two
 # pieces.
-SMALL: Final = 32768
+SMALL: Final = 8192
 PLAIN_FILES: Final = (io.BufferedReader, io.BufferedRandom, io.FileIO)
 BODILESS: Final = frozenset({204, 205, 304})
 # What ends a head, with what it says about its connection.
@@ -159,7 +171,7 @@ class WsgiHandler:
     def exchange(
         self,
         head: Head,
-        body: Body | None,
+        body: BinaryIO,
         common: Environ,
         host: str,
         port: str,
@@ -169,7 +181,7 @@ class WsgiHandler:
 
         Args:
             head: the request's.
-            body: the request's, whole; None without one.
+            body: the request's, whole, at its beginning; closed by ``finish``.
             common: from ``environ_of``.
             host: the client's address.
             port: the client's port.
@@ -178,31 +190,23 @@ class WsgiHandler:
         Raises Refusal if trusted proxies contradict each other.
 
         """
-        line = head.line
         environ = common.copy()
         environ["REMOTE_ADDR"] = host
         environ["REMOTE_PORT"] = port
-        environ["REQUEST_METHOD"] = line.method
-        environ["PATH_INFO"] = line.path
-        environ["QUERY_STRING"] = line.query
-        environ["REQUEST_URI"] = environ["RAW_URI"] = line.target
-        environ["SERVER_PROTOCOL"] = line.protocol
+        environ.update(head.line.variables)
         environ.update(head.fields)
-        if trust is not None and head.is_forwarded:
+        if trust is not None and head.block.is_forwarded:
             claims = trust.read(head.fields)
             believe(environ, claims)
             mount(environ, self._root, claims.prefix)
         elif self._root:
             mount(environ, self._root, None)
-        if body is None:
-            environ["wsgi.input"] = stream = io.BytesIO()
-            return Exchange(self, head, environ, stream)
-        environ["wsgi.input"] = file = body.read_back()
+        environ["wsgi.input"] = body
         if isinstance(head.body, Chunked):
             # The application gets the body decoded and whole: its length is known, the coding is gone.
-            environ["CONTENT_LENGTH"] = str(body.size)
+            environ["CONTENT_LENGTH"] = str(head.body.size)
             del environ["HTTP_TRANSFER_ENCODING"]
-        return Exchange(self, head, environ, file)
+        return Exchange(self, head, environ, body)
 
 
 class Exchange:
@@ -353,7 +357,8 @@ class Exchange:
 
     def _take_whole(self, result: list[bytes] | tuple[bytes, ...]) -> Pieces:
         body = result[0] if len(result) == 1 else b"".join(result)
-        _check_piece(body)
+        if body.__class__ is not bytes:
+            _check_piece(body)
         if self._has_begun:
             return [*(self._frame(body) if body else []), *self._end()]
         head = self._begin(len(body))

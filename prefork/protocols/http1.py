@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import httptools
+import msgspec
 
 # How many lines and blocks are kept, and the largest: some 8 MiB at most. A full table starts again from nothing,
 # which costs less than keeping count of what was used last.
@@ -51,8 +52,8 @@ LENGTH: Final = re.compile(r"[0-9]{1,19}")
 MAX_LENGTH: Final = 2**63 - 1
 CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 
-# Fields that a server has to act upon, beside Host and Connection.
-MEANINGFUL: Final = frozenset({"CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING", "HTTP_EXPECT"})
+# Fields that a server has to act upon, beside Host, Connection and Content-Length.
+MEANINGFUL: Final = frozenset({"HTTP_TRANSFER_ENCODING", "HTTP_EXPECT"})
 # What proxies say about the client; read only if they are trusted (forwarded.py).
 FORWARDING: Final = frozenset(
     {
@@ -96,11 +97,23 @@ class RequestLine:
         protocol: ``HTTP/1.1`` or ``HTTP/1.0``.
         authority: host and port of a target in absolute form (RFC 9112 3.2.2), which overrule the Host field.
         what: method and path, for people to read.
+        variables: what it says as CGI does (RFC 3875 4.1), and as servers for WSGI do.
         is_plain: whether there is nothing else to it: HTTP/1.1 without an authority.
 
     """
 
-    __slots__ = ("authority", "is_1_1", "is_plain", "method", "path", "protocol", "query", "target", "what")
+    __slots__ = (
+        "authority",
+        "is_1_1",
+        "is_plain",
+        "method",
+        "path",
+        "protocol",
+        "query",
+        "target",
+        "variables",
+        "what",
+    )
 
     def __init__(self, method: str, target: str, protocol: str) -> None:
         self.method = method
@@ -111,6 +124,14 @@ class RequestLine:
         path, _, self.query = local.partition("?")
         self.path = unquote_to_bytes(path).decode("latin-1")
         self.what = f"{method} {path or target}".encode("latin-1")
+        self.variables = {
+            "REQUEST_METHOD": method,
+            "PATH_INFO": self.path,
+            "QUERY_STRING": self.query,
+            "REQUEST_URI": target,
+            "RAW_URI": target,
+            "SERVER_PROTOCOL": protocol,
+        }
         self.is_plain = self.is_1_1 and self.authority is None
 
     def __str__(self) -> str:
@@ -121,20 +142,27 @@ class Block:
     """What all fields of a head say together.
 
     Attributes:
+        raw: its bytes, with the line breaks that end the head.
         fields: values by CGI name (RFC 3875 4.1.18: ``HTTP_ACCEPT``, ``CONTENT_TYPE``), repeated ones joined.
-        is_plain: whether there is nothing in it for the server: a Host, no body, nothing expected, no close.
+        is_plain: whether there is nothing in it for the server but how long the body is: a Host, at most a good
+            Content-Length, nothing expected, no close.
+        length: what a plain block's Content-Length says, 0 without one.
         is_forwarded: whether it says something about a client before the peer.
         asks_close, asks_keep: whether the client wants that of the connection (RFC 9112 9.3).
 
     """
 
-    __slots__ = ("asks_close", "asks_keep", "fields", "is_forwarded", "is_plain")
+    __slots__ = ("asks_close", "asks_keep", "fields", "is_forwarded", "is_plain", "length", "raw")
 
-    def __init__(self, fields: dict[str, str]) -> None:
+    def __init__(self, raw: bytes, fields: dict[str, str], max_body: int) -> None:
+        self.raw = raw
         self.fields = fields
+        length = fields.get("CONTENT_LENGTH", "0")
+        self.length = int(length) if LENGTH.fullmatch(length) else max_body + 1
         self.is_plain = (
             "HTTP_HOST" in fields
             and fields.get("HTTP_CONNECTION", "keep-alive") == "keep-alive"
+            and self.length <= max_body
             and MEANINGFUL.isdisjoint(fields)
         )
         self.is_forwarded = not FORWARDING.isdisjoint(fields)
@@ -143,30 +171,27 @@ class Block:
         self.asks_keep = "keep-alive" in options
 
 
-class Head:
+class Head(msgspec.Struct):
     """A request's line and fields.
 
     Attributes:
         line: the request line.
-        fields: as in its block, which it shares with others: not to be changed.
+        block: its fields, which it shares with others.
+        fields: what they say, by name: not to be changed.
         body: how the body is framed; None without one.
         keep_alive: whether the client wants to go on using the connection.
         expects: whether the client waits for 100 Continue before it sends the body (RFC 9110 10.1.1).
-        is_forwarded: as in its block.
         size: the length of the head in bytes, with all that ended it.
 
     """
 
-    __slots__ = ("body", "expects", "fields", "is_forwarded", "keep_alive", "line", "size")
-
-    def __init__(self, line: RequestLine, block: Block, size: int) -> None:
-        self.line = line
-        self.fields = block.fields
-        self.is_forwarded = block.is_forwarded
-        self.size = size
-        self.body: Framing | None = None
-        self.expects = False
-        self.keep_alive = True
+    line: RequestLine
+    block: Block
+    fields: dict[str, str]
+    size: int
+    body: Framing | None = None
+    expects: bool = False
+    keep_alive: bool = True
 
 
 class Grammar:
@@ -190,16 +215,25 @@ class Grammar:
         self._fields: dict[bytes, tuple[str, str]] = {}
         self._blocks: dict[bytes, Block] = {}
 
-    def read_head(self, data: bytes) -> Head | None:
+    def read_head(self, data: bytes, last: Block | None = None) -> Head | None:
         """Return the head that ``data`` begins with, or None if its end has not come yet.
 
+        Args:
+            data: what has come.
+            last: the fields of the connection's last request: most clients say the same each time.
+
         Raises Refusal, and may do so before the end came.
+
         """
+        first_end = data.find(b"\r\n")
+        if last is not None and data.startswith(last.raw, first_end + 2):
+            line = self._lines.get(data[:first_end])
+            if line is not None:
+                return self._judge(line, last, first_end + 2 + len(last.raw))
         end = data.find(b"\r\n\r\n")
         if end < 0:
             self._check_beginning(data)
             return None
-        first_end = data.find(b"\r\n")
         if not first_end:
             return self._skip_blank_lines(data)
         first = data[:first_end]
@@ -208,11 +242,16 @@ class Grammar:
         block = self._blocks.get(rest)
         if line is None or block is None:
             line, block = self._learn(first, rest)
-        if end > self._max_head:
+        return self._judge(line, block, end + 4)
+
+    def _judge(self, line: RequestLine, block: Block, size: int) -> Head:
+        if size > self._max_head + 4:
             raise self._too_large(0)
-        head = Head(line, block, end + 4)
+        head = Head(line, block, block.fields, size)
         if not (line.is_plain and block.is_plain):
             self._judge_together(head, block)
+        elif block.length:
+            head.body = Counted(block.length)
         return head
 
     def _skip_blank_lines(self, data: bytes) -> Head | None:
@@ -254,7 +293,8 @@ class Grammar:
         _ask_llhttp(line, pairs)
         named = {field: self._fields[field] for field in fields if field in self._fields}
         named |= {field: _name_for_cgi(*pair) for field, pair in zip(unknown, pairs, strict=True)}
-        block = Block(_merge([named[field] for field in fields]))
+        raw = rest + b"\r\n\r\n" if rest else b"\r\n"
+        block = Block(raw, _merge([named[field] for field in fields]), self._max_body)
         _keep(self._lines, first, line, TABLE_LINES, TABLE_LINE_SIZE)
         _keep(self._blocks, rest, block, TABLE_BLOCKS, TABLE_BLOCK_SIZE)
         for field in unknown:
@@ -339,16 +379,19 @@ class Chunked:
         max_body: bytes of the decoded body; 413 beyond.
         max_line: bytes of a trailer's line, 431 beyond; and of a chunk's, 400 beyond.
 
+    Attributes:
+        size: bytes of the decoded body that have been announced; all of them once ``is_done``.
+
     """
 
-    __slots__ = ("_extensions", "_inside", "_left", "_max_body", "_max_line", "_pending", "_size", "is_done")
+    __slots__ = ("_extensions", "_inside", "_left", "_max_body", "_max_line", "_pending", "is_done", "size")
 
     def __init__(self, max_body: int, max_line: int) -> None:
         self.is_done = False
         self._max_body = max_body
         self._max_line = max_line
         self._pending = b""
-        self._size = 0
+        self.size = 0
         self._extensions = 0
         self._left = 0  # of the present chunk's data and of the line break behind it
         self._inside = True  # before the last chunk; after it come trailers
@@ -404,8 +447,8 @@ class Chunked:
         if self._extensions > MAX_EXTENSIONS:
             raise Refusal(400, "the chunk extensions are too long")
         size = int(found[1], 16)
-        self._size += size
-        if self._size > self._max_body:
+        self.size += size
+        if self.size > self._max_body:
             raise Refusal(413, f"a chunked body of more than {self._max_body} bytes")
         self._inside = size > 0
         self._left = size + 2 if size else 0

@@ -11,13 +11,13 @@ from enum import Enum
 
 from prefork.handlers.access import Entry
 from prefork.handlers.peer import Door, Trust
-from prefork.handlers.wsgi import Body, Cut, Environ, Exchange, FileSpan, Head
+from prefork.handlers.wsgi import Block, Body, Cut, Environ, Exchange, FileSpan, Head
 from prefork.system.unread import unread
 from prefork.worker.greeting import Greeting
 
 # How much of a file goes out before others get their turn: a client on the same machine may read as fast as we send.
 SENDFILE_SIZE = 1 << 20
-# sendmsg(2) takes IOV_MAX = 1024 pieces at once.
+# writev(2) takes IOV_MAX = 1024 pieces at once.
 MAX_PIECES = 512
 # The end of an answer whose connection is closed at once goes out together with the FIN, in one segment (tcp(7)).
 LAST = getattr(socket, "MSG_MORE", 0)
@@ -51,6 +51,7 @@ class Connection:
         trust: whom to believe about the client, if the peer is one of those.
         linger_until: when lingering has to end, whatever still comes.
         pending: bytes that came and belong to no request yet.
+        block: the fields of the last request.
         head, body: of the request that is being read.
         exchange: the request that is being answered.
         is_cut: whether the answer cannot be completed.
@@ -63,6 +64,7 @@ class Connection:
     __slots__ = (
         "_file",
         "_outbox",
+        "block",
         "body",
         "common",
         "door",
@@ -96,6 +98,7 @@ class Connection:
         self.linger_until = 0.0
         self.phase = self.first_phase
         self.pending = b""
+        self.block: Block | None = None
         self.head: Head | None = None
         self.body: Body | None = None
         self.exchange: Exchange | None = None
@@ -127,9 +130,12 @@ class Connection:
             return False
         if not pieces:
             return True
-        is_one = len(pieces) == 1  # nearly always, and send(2) costs less than sendmsg(2)
+        is_one = len(pieces) == 1
         try:
-            sent = self.sock.send(pieces[0], flags) if is_one else self.sock.sendmsg(pieces, (), flags)
+            if is_one:  # nearly always, and send(2) costs less than writev(2), which costs less than sendmsg(2)
+                sent = self.sock.send(pieces[0], flags)
+            else:
+                sent = self.sock.sendmsg(pieces, (), flags) if flags else os.writev(self.fd, pieces)
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -152,7 +158,7 @@ class Connection:
         """
         try:
             while self._outbox:
-                sent = self.sock.sendmsg(self._outbox[:MAX_PIECES])
+                sent = os.writev(self.fd, self._outbox[:MAX_PIECES])
                 self._outbox = _without(self._outbox, sent)
                 if self.entry is not None:
                     self.entry.sent += sent

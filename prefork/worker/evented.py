@@ -18,15 +18,16 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from io import BytesIO
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from prefork.config.schema import Pool
 from prefork.handlers import response
 from prefork.handlers.access import NOTHING, Entry, RawHead
 from prefork.handlers.context import Worker, exit_code
 from prefork.handlers.peer import Door, Header, ProxyError, doors_of
-from prefork.handlers.wsgi import Body, Cut, Environ, Exchange, Head, Refusal, WsgiApp, WsgiHandler
+from prefork.handlers.wsgi import Body, Counted, Cut, Environ, Exchange, Head, Refusal, WsgiApp, WsgiHandler
 from prefork.log import logger
 from prefork.scoreboard import Lane, Row
 from prefork.system import tcp
@@ -462,17 +463,13 @@ class Loop:
         self._take_in(connection, data)
 
     def _take_in(self, connection: Connection, data: bytes) -> None:
-        """Go on with what came; nothing is the client's end."""
+        """Read requests out of what came, and answer them, one after the other; nothing is the client's end."""
         if not data:
             self._note_unserved(connection)
             self._drop(connection)
             return
         if connection.pending:
             data = connection.pending + data
-        self._advance(connection, data)
-
-    def _advance(self, connection: Connection, data: bytes) -> None:
-        """Read requests out of ``data`` and answer them, one after the other, as far as they have come."""
         try:
             data = self._take_request(connection, data)
             if data:
@@ -498,7 +495,7 @@ class Loop:
         """Read one request, or as much as has come; return what can be read now behind it."""
         if connection.body is None:
             try:
-                head = self._read_head(data)
+                head = self._read_head(data, connection.block)
             except Refusal:
                 # What is refused: its method decides about the answer, and the access log shows its beginning.
                 connection.pending = data
@@ -506,12 +503,25 @@ class Loop:
             if head is None:
                 self._wait_for_head(connection, data)
                 return b""
-            data = data[head.size :]
-            if head.body is None:
-                connection.pending = data
-                return connection.pending if self._answer(connection, head, None) else b""
+            connection.block = head.block
+            framing, size = head.body, head.size
+            if framing is None:
+                connection.pending = data[size:]
+                return connection.pending if self._answer(connection, head, BytesIO()) else b""
+            if isinstance(framing, Counted) and len(data) >= size + framing.left:
+                return self._take_whole(
+                    connection, head, data[size : size + framing.left], data[size + framing.left :]
+                )
+            data = data[size:]
             self._begin_body(connection, head, bool(data))
         return self._take_body(connection, data)
+
+    def _take_whole(self, connection: Connection, head: Head, content: bytes, rest: bytes) -> bytes:
+        """Answer a request whose body has come together with its head, as most do; return as ``_take_request``."""
+        connection.pending = rest
+        if connection.entry is not None:
+            connection.entry.received += len(content)
+        return connection.pending if self._answer(connection, head, BytesIO(content)) else b""
 
     def _wait_for_head(self, connection: Connection, data: bytes) -> None:
         self._watch(connection, IN)
@@ -555,11 +565,11 @@ class Loop:
             self._timers.arm(connection, BODY, self._now)
             return b""
         connection.head = connection.body = None
-        return connection.pending if self._answer(connection, head, body) else b""
+        return connection.pending if self._answer(connection, head, body.read_back()) else b""
 
     # Answering
 
-    def _answer(self, connection: Connection, head: Head, body: Body | None) -> bool:
+    def _answer(self, connection: Connection, head: Head, body: BinaryIO) -> bool:
         """Have the application answer; return whether that is done and the next request can be read."""
         if connection.entry is not None:
             self._note_request(connection.entry, head)
@@ -571,7 +581,7 @@ class Loop:
             self._refuse(connection, refusal, with_body=head.line.method != "HEAD")
             return False
         if connection.entry is not None:
-            self._note_exchange(connection, connection.entry, head.is_forwarded, exchange)
+            self._note_exchange(connection, connection.entry, head.block.is_forwarded, exchange)
         connection.exchange = exchange
         if self._threads is not None:
             self._hand_over(connection, self._threads)
@@ -675,7 +685,7 @@ class Loop:
         """Answer what a client has sent ahead."""
         data, connection.pending = connection.pending, b""
         if data:
-            self._advance(connection, data)
+            self._take_in(connection, data)
 
     def _resume_postponed(self) -> None:
         connections, self._postponed = self._postponed, []

@@ -43,7 +43,8 @@ def entries(draw: st.DrawFn) -> Entry:
         entry.head = RawHead(draw(values).encode("latin-1"))
         return _answered(entry, draw)
     keys = st.sampled_from(sorted(KEYS.values()))
-    entry.head = Head(line, Block(draw(st.dictionaries(keys, values))), 100)
+    fields = draw(st.dictionaries(keys, values))
+    entry.head = Head(line, Block(b"", fields, 0), fields, 100)
     return _answered(entry, draw)
 
 

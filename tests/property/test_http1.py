@@ -46,18 +46,19 @@ def requests(draw: st.DrawFn) -> bytes:
     return head.encode("ascii") + content
 
 
-def events_of(pieces: list[bytes], grammar: Grammar) -> list[Event]:
-    """Read as a connection does; return what came of it."""
+def events_of(pieces: list[bytes], grammar: Grammar, *, remembers: bool = True) -> list[Event]:
+    """Read as a connection does, which remembers its last fields; return what came of it."""
     events: list[Event] = []
-    pending, body, decoded = b"", None, b""
+    pending, body, decoded, last = b"", None, b"", None
     try:
         for piece in pieces:
             pending += piece
             while pending:
                 if body is None:
-                    head = grammar.read_head(pending)
+                    head = grammar.read_head(pending, last)
                     if head is None:
                         break
+                    last = head.block if remembers else None
                     pending = pending[head.size :]
                     events.append(
                         (head.line.method, head.line.target, tuple(head.fields.items()), head.keep_alive)
@@ -89,6 +90,39 @@ def test_any_split_of_valid_requests_gives_the_same_requests(stream: list[bytes]
     whole = events_of([data], limits())
     assert sum(len(event) == 4 for event in whole) == len(stream)
     assert events_of(split(data, cuts), limits()) == whole
+
+
+LINES = [
+    b"GET / HTTP/1.1\r\n",
+    b"POST /b HTTP/1.1\r\n",
+    b"GET / HTTP/1.0\r\n",
+    b"GET http://b/ HTTP/1.1\r\n",
+    b"\r\n",
+    b"GET\r\n",
+    b"",
+]
+FIELDS = [
+    b"Host: a\r\n",
+    b"A: b\r\n",
+    b"Content-Length: 3\r\n",
+    b"Content-Length: 99999\r\n",
+    b"Connection: close\r\n",
+]
+
+
+@given(
+    st.lists(st.sampled_from(LINES), max_size=8),
+    st.lists(st.sampled_from(FIELDS), max_size=3, unique=True),
+    st.data(),
+)
+def test_fields_that_are_found_again_mean_the_same(
+    lines: list[bytes], fields: list[bytes], data: st.DataObject
+) -> None:
+    block = b"".join(fields) + b"\r\n" + (b"abc" if FIELDS[2] in fields else b"")
+    stream = b"".join(line + block for line in [LINES[0], *lines])
+    pieces = split(stream, data.draw(st.lists(st.integers(0, 1000), max_size=5)))
+    grammar = limits()
+    assert events_of(pieces, grammar) == events_of(pieces, grammar, remembers=False)
 
 
 @given(st.lists(requests(), min_size=1, max_size=3), st.data())

@@ -47,12 +47,13 @@ def ask(
     handler.draining = draining
     head = handler.grammar.read_head("\r\n".join([line, "Host: h:1", *fields, "", ""]).encode("latin-1"))
     assert head is not None
-    gathered = None
+    gathered = Body()
     if head.body is not None:
         assert body is not None
-        gathered = Body()
         gathered.add(head.body.feed(body)[0])
-    exchange = handler.exchange(head, gathered, handler.environ_of("here", "80"), "1.2.3.4", "567")
+    exchange = handler.exchange(
+        head, gathered.read_back(), handler.environ_of("here", "80"), "1.2.3.4", "567"
+    )
     answer = Answer()
     try:
         answer.pieces += exchange.start(answer.pieces.extend)
@@ -251,7 +252,7 @@ def test_each_piece_goes_out_before_the_next_is_asked_for() -> None:
     handler = WsgiHandler(application, Http(), 1, print)
     head = handler.grammar.read_head(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
     assert head is not None
-    exchange = handler.exchange(head, None, handler.environ_of("h", "1"), "", "")
+    exchange = handler.exchange(head, io.BytesIO(), handler.environ_of("h", "1"), "", "")
     assert log == []
     assert exchange.start(log.append)[-1] == b"1\r\na\r\n"
     assert log == ["a"]
