@@ -78,14 +78,17 @@ def await_first_bytes(listener: socket.socket, wanted: bool) -> None:
 
 
 def has_handshakes(listener: socket.socket) -> bool:
-    """Return whether a client is connecting that is not in a listener's queue yet.
+    """Return whether a client is connecting that is not in a listener's queue yet; False where nobody can tell.
 
     It may take itself for connected already, where its first bytes are awaited.
     """
     if listener.family not in TABLES or not sys.platform.startswith("linux"):
         return False
     port = f":{listener.getsockname()[1]:04X}"
-    with open(TABLES[listener.family], encoding="ascii") as table:
-        # A line begins with number, local address, remote address, state.
-        rows = (line.split(maxsplit=4) for line in table)
-        return any(row[3] == SYN_RECV and row[1].endswith(port) for row in rows)
+    try:
+        with open(TABLES[listener.family], encoding="ascii") as table:
+            # A line begins with number, local address, remote address, state.
+            rows = (line.split(maxsplit=4) for line in table)
+            return any(row[3] == SYN_RECV and row[1].endswith(port) for row in rows)
+    except OSError:  # no /proc, or no descriptor
+        return False

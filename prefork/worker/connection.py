@@ -132,7 +132,8 @@ class Connection:
             return True
         is_one = len(pieces) == 1
         try:
-            if is_one:  # nearly always, and send(2) costs less than writev(2), which costs less than sendmsg(2)
+            # Nearly always it is one, and send(2) costs less than writev(2), which costs less than sendmsg(2).
+            if is_one:
                 sent = self.sock.send(pieces[0], flags)
             else:
                 sent = self.sock.sendmsg(pieces, (), flags) if flags else os.writev(self.fd, pieces)
