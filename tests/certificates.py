@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import subprocess
+from copy import copy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +46,14 @@ class Authority:
         usage = ("-addext", "keyUsage = critical, keyCertSign, cRLSign")
         subject = ("-subj", f"/CN=Test {name}", "-days", 30)
         _openssl("req", "-x509", *ELLIPTIC, "-nodes", *subject, *usage, *_out(self.ca))
+
+    def below(self, name: str, days: int = 30) -> Authority:
+        """Return an intermediate authority that this one has certified."""
+        made = copy(self)
+        made.ca = self.issue(
+            name, days=days, extensions="basicConstraints = critical, CA:TRUE\nkeyUsage = keyCertSign"
+        )
+        return made
 
     def issue(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from prefork.config.schema import Config, Listen, Pool, Tls
@@ -195,7 +195,8 @@ def _inspect(where: str, context: ssl.SSLContext, path: str) -> Pair:
     except ssl.SSLCertVerificationError as error:
         problem = Problem(f"{where} certificate: clients will refuse {path}: {error.verify_message}")
         return Pair(certificate, frozenset(), problem)
-    return Pair(certificate, _names(found), _judge_dates(where, path, found))
+    late = _judge_dates(f"{where} certificate: expected one that is valid now, found {path},", found)
+    return Pair(certificate, _names(found), late or _judge_issuers(where, path))
 
 
 def _greet(context: ssl.SSLContext, client: ssl.SSLContext) -> ssl.SSLObject:
@@ -219,10 +220,23 @@ def _names(certificate: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(name.lower() for name in names or subject)
 
 
-def _judge_dates(where: str, path: str, certificate: Mapping[str, Any]) -> Problem | None:
+def _judge_issuers(where: str, path: str) -> Problem | None:
+    """Look at the other certificates of a chain. Roots do not matter: clients believe in none but their own."""
+    chain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    chain.load_verify_locations(path)
+    issuers: Sequence[Mapping[str, Any]] = chain.get_ca_certs()
+    for issuer in issuers:
+        if issuer["subject"] != issuer["issuer"]:
+            name = ", ".join(str(value) for part in issuer["subject"] for _, value in part)
+            expected = f"{where} certificate: expected issuers that are valid now, found {name} in {path},"
+            if problem := _judge_dates(expected, issuer):
+                return problem
+    return None
+
+
+def _judge_dates(expected: str, certificate: Mapping[str, Any]) -> Problem | None:
     now = time.time()
     begin, end = certificate["notBefore"], certificate["notAfter"]
-    expected = f"{where} certificate: expected one that is valid now, found {path},"
     if now > ssl.cert_time_to_seconds(end):
         return Problem(f"{expected} which expired on {end}")
     if now < ssl.cert_time_to_seconds(begin):

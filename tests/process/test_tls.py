@@ -17,7 +17,7 @@ import pytest
 
 from tests.certificates import RSA, Authority, Pair
 from tests.clients import Load, read_answer
-from tests.harness import PREFORK, Server, body_of, read_to_end
+from tests.harness import APPS, PREFORK, Server, body_of, read_to_end
 
 WEB = """
 [pool.web]
@@ -504,6 +504,22 @@ def test_check_tells_of_an_expired_certificate_and_still_loads_the_applications(
         in check.stderr
     )
     assert "No module named 'nowhere'" in check.stderr
+
+
+def test_check_tells_of_an_issuer_that_has_expired(authority, own, tmp_path):
+    file = tmp_path / "check.toml"
+    file.write_text(web(own).replace("workers = 1", f'workers = 1\ndirectory = "{APPS}"'))
+    for days, code in ((30, 0), (-1, 2)):
+        middle = authority.below(f"middle{days}", days)
+        own.put(middle.issue("leaf", "localhost"))
+        with own.certificate.open("ab") as chain:
+            chain.write(middle.ca.certificate.read_bytes())
+        check = subprocess.run([*PREFORK, "check", file], capture_output=True, text=True, check=False)
+        assert check.returncode == code, check.stderr
+    assert (
+        f"expected issuers that are valid now, found middle-1 in {own.certificate}, which expired"
+        in check.stderr
+    )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
