@@ -612,28 +612,32 @@ class Loop:
     def _flush(self, connection: Connection, exchange: Exchange | None) -> bool:
         """Send what waits, and pull more; return whether the next request can be read."""
         try:
-            for _ in range(PIECES_PER_TURN):
-                if not connection.flush():
-                    break
-                if exchange is None:
-                    return self._leave(connection)
-                if exchange.is_over:
-                    self._finish(exchange)
-                    return self._complete(connection, exchange)
-                self._pull(connection, exchange)
+            is_sent = connection.flush()
+            if is_sent and exchange is not None and not exchange.is_over:
+                is_sent = self._pull(connection, exchange)
         except Cut:
             return self._drop(connection)
+        if is_sent and exchange is None:
+            return self._leave(connection)
+        if is_sent and exchange is not None and exchange.is_over:
+            self._finish(exchange)
+            return self._complete(connection, exchange)
         connection.phase = Phase.WRITING
         self._watch(connection, OUT)
         self._timers.arm(connection, WRITE, self._now)
         return False
 
-    def _pull(self, connection: Connection, exchange: Exchange) -> None:
-        """Let the application go on with its answer, on what is left of its time."""
+    def _pull(self, connection: Connection, exchange: Exchange) -> bool:
+        """Let the application go on with its answer, on what is left of its time; return whether all of that is sent."""
         self._lane.begin(exchange.what, self._now, exchange.time_left)
         self._row.rest()
         try:
-            connection.send(exchange.pull())
+            for _ in range(PIECES_PER_TURN):
+                if not connection.send(exchange.pull()):
+                    return False
+                if exchange.is_over:
+                    break
+            return True
         finally:
             self._pause(exchange)
 
