@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from prefork.worker.tls import TlsConnection
 
 RECEIVE_SIZE = 65536
+# The largest head whose fields a connection remembers for its next request.
+MAX_REMEMBERED = 2048
 # By default epoll.poll() makes room for 1023 events, each time.
 MAX_EVENTS = 128
 # A drain takes a connection for idle on which no byte of a request came for so long.
@@ -503,7 +505,8 @@ class Loop:
             if head is None:
                 self._wait_for_head(connection, data)
                 return b""
-            connection.block = head.block
+            # What is large is not to be held for as long as the connection idles.
+            connection.block = head.block if head.size <= MAX_REMEMBERED else None
             framing, size = head.body, head.size
             if framing is None:
                 connection.pending = data[size:]

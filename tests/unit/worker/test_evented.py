@@ -58,6 +58,15 @@ def test_pipelined_requests_are_answered_in_order(threads: int) -> None:
         ]
 
 
+def test_an_idle_connection_holds_no_large_fields_of_its_last_request() -> None:
+    with Site(echo) as site, site.connect() as client:
+        for field, remembered in (("X: a", True), ("X: " + "a" * 8000, False)):
+            client.sendall(request("/", field))
+            read_answer(client)
+            (connection,) = site.loop._connections.values()
+            assert (connection.block is not None) is remembered
+
+
 def test_who_sends_many_requests_ahead_does_not_keep_others_waiting() -> None:
     asked: list[str] = []
     held: list[int] = []
