@@ -212,7 +212,7 @@ class Server:
         for pool in self.config.pools.values():
             for key in keyed(pool):
                 for listener in self.listeners.of(key):
-                    listener.await_first_bytes(_hears_first(pool))
+                    listener.await_first_bytes(_awaits_first_bytes(pool))
         self.forget_boards()
 
     def reopen_logs(self) -> None:
@@ -268,7 +268,7 @@ class Server:
         keys = all_keyed(config)
         for listener in self.listeners.open(keys, patience):
             pool = next(pool for key, pool in pools.items() if listener in self.listeners.of(key))
-            listener.await_first_bytes(_hears_first(pool))
+            listener.await_first_bytes(_awaits_first_bytes(pool))
             logger.info("listening on %s (pool %s)", listener.address, pool.name)
 
     def sockets_of(self, pool: Pool) -> tuple[socket.socket, ...]:
@@ -391,6 +391,6 @@ def load_certificates(config: Config) -> Certificates | None:
     return Certificates(config)
 
 
-def _hears_first(pool: Pool) -> bool:
-    """Return whether the clients of a pool speak before their server does."""
-    return pool.kind == "wsgi"
+def _awaits_first_bytes(pool: Pool) -> bool:
+    """Return whether clients speak before their server does, and nobody has to be woken by one who only connects."""
+    return pool.kind == "wsgi" and pool.size_range[0] > 0

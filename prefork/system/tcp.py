@@ -73,7 +73,7 @@ def await_first_bytes(listener: socket.socket, wanted: bool) -> None:
     Who accepts then has something to read at once, and needs not watch the connection for it (TCP_DEFER_ACCEPT, tcp(7)). A
     client that says nothing is let in after about a second. Not for protocols in which the server speaks first.
     """
-    if hasattr(socket, "TCP_DEFER_ACCEPT"):
+    with suppress(AttributeError, OSError):  # it saves work, no more
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, FIRST_BYTES_TIME if wanted else 0)
 
 

@@ -944,7 +944,8 @@ class Loop:
         if queue_time is None:
             self._leave_queue()
         else:
-            self._wait_for_last_clients(self._now + queue_time)
+            # Whoever comes last is to be answered within the drain as well.
+            self._wait_for_last_clients(self._now + min(queue_time, self._pool.graceful_timeout / 2))
 
     def _wait_for_last_clients(self, until: float) -> None:
         """Empty the queue, and leave it when nobody is connecting any more, or at that moment."""

@@ -26,7 +26,7 @@ from prefork.worker.threads import start_vital
 ORPHANS_QUEUE = 0.5
 # How long the last worker waits for clients that take themselves for connected and have said nothing yet: the kernel lets
 # them in after a second (see tcp.await_first_bytes).
-QUEUE_TIME = 1.5
+QUEUE_TIME = 1.2
 # How long after its deadline a worker ends itself. A living master has done so by then.
 OVERTIME = 1.0
 READ_SIZE = 4096
@@ -208,7 +208,8 @@ class Orders:
 
     def _survive_master(self) -> None:
         """Finish what is in flight, on time, without anybody who would enforce it."""
-        self.drain(queue_time=0.0)  # nobody keeps new clients away any more, so there is no end of them
+        # Nobody keeps new clients away any more, so there may be no end of them.
+        self.drain(queue_time=ORPHANS_QUEUE / 2)
         # The end of file may as well mean that the handler has closed descriptors that are not its own: then the
         # listeners are its siblings' and stay open. The parent changes a moment after the end of file, not before.
         if not self._left_queue.wait(ORPHANS_QUEUE) and os.getppid() != self._post.parent:

@@ -269,6 +269,10 @@ def test_first_bytes_are_awaited_only_where_the_client_speaks_first(start):
     server.write(web.replace("web:app", "web:missing"))
     assert server.run("reload").returncode != 0
     assert deferral_of(server) == 0
+    # A client who only connects is to wake the first worker.
+    server.write(web + "[pool.web.scale]\nmin = 0\nmax = 2\n")
+    server.ask("reload")
+    assert deferral_of(server) == 0
 
 
 def deferral_of(server: Server) -> int:
