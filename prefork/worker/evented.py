@@ -68,11 +68,13 @@ PIECES_PER_TURN = 16
 REQUESTS_PER_TURN = 16
 # How many connections that are answered and closed at once are taken before others get their turn, and for how long;
 # only where clients queue: where the loop had to wait for longer than HARDLY for one, no other one is there.
-ACCEPTS_PER_TURN = 16
+ACCEPTS_PER_TURN = 64
 ACCEPT_TIME = 0.002
 HARDLY = 50e-6
+# So many events at once show a crowd as well; to fetch them takes time by itself.
+CROWD = 16
 # For so many others that have had their turn one connection that stays is taken as well.
-A_FEW = 8
+A_FEW = 2
 # The local addresses that are remembered; with a routed network bound whole there may be any number.
 MAX_ADDRESSES = 256
 
@@ -152,6 +154,7 @@ class Loop:
             if not isinstance(listen.address, InheritedAddress)
         ]
         self._has_warned = False  # of connections without the PROXY header that is demanded
+        self._has_left_some = False  # in the queue, when the last turn came to its limit
         self._timers: Timers[Connection] = Timers(
             (
                 pool.read_timeout,
@@ -227,7 +230,7 @@ class Loop:
         events = self._epoll.poll(timeout, MAX_EVENTS)
         self._mailbox.wake_up()
         self._now = time.monotonic()
-        is_crowded = self._now - before < HARDLY
+        is_crowded = self._now - before < HARDLY or len(events) > CROWD
         self._arm_clock()
         connections = self._connections
         is_signalled = False
@@ -313,8 +316,9 @@ class Loop:
         that have just had their turn, or the last of many newcomers would wait for as many turns as they are.
         """
         due = self._acceptor.due
-        if not is_signalled and (due is None or self._now < due):
+        if not (is_signalled or self._has_left_some) and (due is None or self._now < due):
             return
+        self._has_left_some = False
         stay, until = max(1, others // A_FEW), self._now + ACCEPT_TIME
         for _ in range(ACCEPTS_PER_TURN if is_crowded else 1):
             connection = self._take_connection()
@@ -323,7 +327,9 @@ class Loop:
             self._welcome(connection)
             stay -= connection.fd in self._connections
             if not stay or self._now >= until:
-                return
+                break
+        # With many events at once epoll comes back to the listener after all of them only.
+        self._has_left_some = is_crowded
 
     def _take_connection(self) -> Connection | None:
         accepted = self._acceptor.take(self._now)

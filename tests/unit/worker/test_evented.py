@@ -650,16 +650,22 @@ def test_row_is_ready_only_by_its_orders() -> None:
 
 
 def test_newcomers_do_not_wait_for_a_turn_of_all_others_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    for limit in ("HARDLY", "ACCEPT_TIME"):  # no pause of the test's own counts
-        monkeypatch.setattr(evented, limit, LONG)
+    monkeypatch.setattr(evented, "HARDLY", 0.0)  # as when it takes its time to fetch many events
+    monkeypatch.setattr(evented, "ACCEPT_TIME", LONG)  # no pause of the test's own counts
+    monkeypatch.setattr(evented, "MAX_EVENTS", 2 * evented.CROWD)
     site = Site(echo)
-    others = [site.connect() for _ in range(64)]
-    while len(site.loop._connections) < len(others):
-        site.loop._turn()
-    for client in [*others, *(newcomers := [site.connect() for _ in range(30)])]:
+    others: list[socket.socket] = []
+    for _ in range(3 * evented.MAX_EVENTS):
+        others.append(site.connect())
+        while len(site.loop._connections) < len(others):
+            site.loop._turn()
+    # The listener is ready first, and will be looked at again after all others.
+    newcomers = [site.connect() for _ in range(30)]
+    for client in [*newcomers, *others]:
         client.sendall(request())
-    site.loop._turn()
-    assert len(site.loop._connections) == len(others) + len(others) // 8
+    for expected in (evented.MAX_EVENTS // evented.A_FEW, len(newcomers)):
+        site.loop._turn()
+        assert len(site.loop._connections) == len(others) + expected
     for client in [*others, *newcomers]:
         client.close()
     with site:
