@@ -22,10 +22,10 @@ from typing import Any, Final, NamedTuple
 
 from prefork.config.access import JSON, TEMPLATES, parse_template
 from prefork.handlers.response import MONTHS
-from prefork.protocols.http1 import Head, RequestLine
+from prefork.protocols.http1 import Block, Head, RequestLine
 
 # How many escaped values are kept, and the longest: clients repeat them, as they do whole lines.
-TABLE_SIZE: Final = 2048
+TABLE_SIZE: Final = 1024
 TABLE_VALUE_SIZE: Final = 512
 # Room for a figure, when a line's length is bounded: 2**64 has 20 digits.
 FIGURE_SIZE: Final = 30
@@ -59,6 +59,7 @@ class RawHead:
     """What came in place of a request's head."""
 
     __slots__ = ("fields", "line", "size")
+    block = Block(b"", {}, 0)
 
     def __init__(self, data: bytes) -> None:
         self.line = RawLine(data)
@@ -131,13 +132,16 @@ class Clock:
         monotonic, wall: the present moment on both clocks.
 
     Attributes:
-        text: the second as in the common log format.
+        text: the second as in the common log format; ``second`` as in ISO 8601.
+        start: when it began, on the monotonic clock.
         until: when ``tell`` has to be called next, on the monotonic clock.
 
     """
 
-    __slots__ = ("_iso", "_second", "_start", "text", "until")
+    __slots__ = ("_unix", "second", "start", "text", "until")
     text: str
+    second: str
+    start: float
     until: float
 
     def __init__(self, monotonic: float, wall: float) -> None:
@@ -147,29 +151,29 @@ class Clock:
         """Take over the time of day, which may have been set."""
         second = math.floor(wall)
         moment = time.gmtime(second)
-        self._second = second
-        self._start = monotonic - (wall - second)
-        self.until = self._start + 1.0
+        self._unix = second
+        self.start = monotonic - (wall - second)
+        self.until = self.start + 1.0
         # Not strftime: the names of months must not follow a locale that the application sets.
         month = MONTHS[moment.tm_mon - 1]
         clock = f"{moment.tm_hour:02}:{moment.tm_min:02}:{moment.tm_sec:02}"
         self.text = f"{moment.tm_mday:02}/{month}/{moment.tm_year:04}:{clock} +0000"
-        self._iso = f"{moment.tm_year:04}-{moment.tm_mon:02}-{moment.tm_mday:02}T{clock}"
+        self.second = f"{moment.tm_year:04}-{moment.tm_mon:02}-{moment.tm_mday:02}T{clock}"
 
     def iso(self, monotonic: float) -> str:
         """Return a moment of this second as in ISO 8601, with milliseconds."""
-        return f"{self._iso}{FRACTIONS[int((monotonic - self._start) * 1000) % 1000]}Z"
+        return f"{self.second}{FRACTIONS[int((monotonic - self.start) * 1000) % 1000]}Z"
 
     def unix(self, monotonic: float) -> str:
         """Return a moment of this second in seconds since 1970."""
-        return f"{self._second}{FRACTIONS[int((monotonic - self._start) * 1000) % 1000]}"
+        return f"{self._unix}{FRACTIONS[int((monotonic - self.start) * 1000) % 1000]}"
 
 
 FRACTIONS: Final = tuple(f".{number:03d}" for number in range(1000))
 
 Getter = Callable[[Entry], Any]
 Format = Callable[[Entry], str]
-Escape = Callable[[str], str]
+Escape = Callable[[Any], str]
 
 
 class Escaped(dict[Any, str]):
@@ -248,7 +252,7 @@ def _common(clock: Clock, room: int | None) -> Format:
     def make(entry: Entry) -> str:
         head = entry.head
         return (
-            f"{clients[entry.client]} - {users[head.fields.get('HTTP_AUTHORIZATION')]} [{clock.text}]"
+            f"{clients[entry.client]} - {users[head.block]} [{clock.text}]"
             f' "{requests[head.line]}" {entry.status} {entry.sent - entry.head_size}\n'
         )
 
@@ -257,14 +261,15 @@ def _common(clock: Clock, room: int | None) -> Format:
 
 def _combined(clock: Clock, room: int | None) -> Format:
     clients, users, requests, values = _tables(room)
+    rests = _of_blocks(
+        lambda fields: f'"{values[fields.get("HTTP_REFERER")]}" "{values[fields.get("HTTP_USER_AGENT")]}"\n'
+    )
 
     def make(entry: Entry) -> str:
         head = entry.head
-        fields = head.fields.get
         return (
-            f"{clients[entry.client]} - {users[fields('HTTP_AUTHORIZATION')]} [{clock.text}]"
-            f' "{requests[head.line]}" {entry.status} {entry.sent - entry.head_size}'
-            f' "{values[fields("HTTP_REFERER")]}" "{values[fields("HTTP_USER_AGENT")]}"\n'
+            f"{clients[entry.client]} - {users[head.block]} [{clock.text}]"
+            f' "{requests[head.line]}" {entry.status} {entry.sent - entry.head_size} {rests[head.block]}'
         )
 
     return make
@@ -272,33 +277,44 @@ def _combined(clock: Clock, room: int | None) -> Format:
 
 def _tables(room: int | None) -> tuple[Escaped, Escaped, Escaped, Escaped]:
     quoted, unquoted = _text_escape('"', room), _text_escape(" ", room)
+    users = Escaped(_user, unquoted, "-")
     return (
         Escaped(_or_none, unquoted, "-"),
-        Escaped(_user, unquoted, "-"),
+        _of_blocks(lambda fields: users[fields.get("HTTP_AUTHORIZATION")]),
         Escaped(_request, quoted, "-"),
         Escaped(_itself, quoted, "-"),
     )
+
+
+def _of_blocks(write: Callable[[dict[str, str]], str]) -> Escaped:
+    """Return what is written for all fields of a request together: they are repeated together, too."""
+    return Escaped(_itself, lambda block: write(block.fields), "-")
 
 
 def _json(server: Server, clock: Clock, room: int | None) -> Format:
     escape = _json_escape(room)
     clients, values = Escaped(_or_none, escape, "null"), Escaped(_itself, escape, "null")
     lines = Escaped(partial(_json_line, escape), _itself, "null")
+    rests = _of_blocks(
+        lambda fields: (
+            f'"referer":{values[fields.get("HTTP_REFERER")]},"agent":{values[fields.get("HTTP_USER_AGENT")]}'
+        )
+    )
     who = (
         f'"pool":"{server.pool}","slot":{server.slot},"generation":{server.generation},"pid":{server.pid}}}\n'
     )
 
     def make(entry: Entry) -> str:
-        head = entry.head
-        fields = head.fields.get
+        head, done, sent = entry.head, entry.done, entry.sent
         # Hardly ever the same again, so not looked for in a table; and nothing in it has to be escaped.
         identity = f'"{entry.request_id}"' if entry.request_id else "null"
         return (
-            f'{{"time":"{clock.iso(entry.done)}","client":{clients[entry.client]},{lines[head.line]},'
-            f'"status":{entry.status},"bytes":{entry.sent - entry.head_size},"sent":{entry.sent},'
-            f'"received":{entry.received + head.size},"referer":{values[fields("HTTP_REFERER")]},'
-            f'"agent":{values[fields("HTTP_USER_AGENT")]},"host":{values[fields("HTTP_HOST")]},'
-            f'"microseconds":{int((entry.done - entry.since) * 1e6)},"waited":{int(entry.waited * 1e6) if entry.waited else 0},'
+            f'{{"time":"{clock.second}{FRACTIONS[int((done - clock.start) * 1000) % 1000]}Z",'
+            f'"client":{clients[entry.client]},{lines[head.line]},'
+            f'"status":{entry.status},"bytes":{sent - entry.head_size},"sent":{sent},'
+            f'"received":{entry.received + head.size},{rests[head.block]},'
+            f'"host":{values[head.fields.get("HTTP_HOST")]},'
+            f'"microseconds":{int((done - entry.since) * 1e6)},"waited":{int(entry.waited * 1e6) if entry.waited else 0},'
             f'"request_id":{identity},{who}'
         )
 
@@ -392,7 +408,7 @@ def _request(line: Line) -> str | None:
     return f"{line.method} {line.target} {line.protocol}"
 
 
-def _itself(value: str) -> str:
+def _itself(value: Any) -> Any:
     return value
 
 
