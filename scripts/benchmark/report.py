@@ -99,11 +99,12 @@ def panel(title: str, medians: Medians, left: int, top: int) -> list[str]:
 def bar(name: str, value: float, left: int, top: int) -> list[str]:
     start = left + NAME_WIDTH
     width = min(value, MOST) / MOST * BAR_WIDTH
+    behind = max(width, BAR_WIDTH / MOST)  # not across the line that stands for prefork
     kind = "own" if name.startswith("prefork") else "bar"
     parts = [
         text(start - 6, top + 12, name, "name", "end"),
         f'<rect class="{kind}" x="{start}" y="{top + 2}" width="{width:.1f}" height="{LINE - 5}" rx="2"/>',
-        text(start + width + 5, top + 12, f"{value:.2f}" if value < 10 else f"{value:.0f}", "value"),
+        text(start + behind + 5, top + 12, f"{value:.2f}" if value < 10 else f"{value:.0f}", "value"),
     ]
     if value > MOST:
         at = start + BAR_WIDTH * 0.9
