@@ -16,7 +16,6 @@ import pytest
 
 from prefork.config.schema import Http
 from prefork.scoreboard import State
-from prefork.system.tcp import await_first_bytes
 from prefork.worker import evented
 from tests.unit.worker.serving import LONG, Site, read_all, read_answer, request
 
@@ -588,7 +587,7 @@ def test_a_drain_may_have_to_empty_the_queue_first() -> None:
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_last_worker_waits_for_clients_who_have_connected_and_said_nothing_yet(count: int) -> None:
     with Site(echo) as site:
-        await_first_bytes(site.listener, True)
+        site.listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 60)
         clients = [site.connect() for _ in range(count)]
         site.orders.drain(queue_time=LONG)
         for client in clients:
@@ -601,10 +600,10 @@ def test_the_last_worker_waits_for_clients_who_have_connected_and_said_nothing_y
 
 def test_it_waits_for_those_no_longer_than_for_half_of_a_drain() -> None:
     with Site(echo, graceful_timeout=0.1) as site:
-        await_first_bytes(site.listener, True)
+        site.listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 60)
         with site.connect():
-            site.orders.drain(queue_time=LONG)
-            assert site.orders.has_left_queue.wait(0.9)  # before the kernel lets it in, after a second
+            site.orders.drain(queue_time=3 * LONG)
+            assert site.orders.has_left_queue.wait(LONG)
 
 
 def test_a_drain_waits_for_no_request_that_is_past_its_own_deadline() -> None:
