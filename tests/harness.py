@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from prefork.control.client import Client
+from prefork.errors import CommandError
 
 # Long enough for a machine that is loaded many times over; nothing is ever awaited for so long on an idle one.
 PATIENCE = 30.0
@@ -130,6 +131,18 @@ class Server:
     def wait_serving(self, generation: int = 1) -> Server:
         """Wait until a generation has been rolled out completely."""
         self.wait_for(rf"generation {generation} serves")
+        return self
+
+    def wait_answering(self, workers: int, pool: str | None = None) -> Server:
+        """Wait until so many workers of a pool are ready, of a server whose log cannot be read."""
+
+        def found() -> bool:
+            try:
+                return self.pool(pool)["ready"] == workers
+            except CommandError:  # its control socket is not there yet, or nobody listens on it yet
+                return False
+
+        wait_until(found, "it serves")
         return self
 
     def status(self) -> dict[str, Any]:

@@ -78,8 +78,7 @@ def test_a_worker_inherits_exactly_what_it_needs(start, tmp_path, kind, file):
         f'[log]\nfile = "{file}"\n'
         + pool(application, kind=kind, workers=2, listen=listen)
         + pool(name="other")
-    )
-    wait_until(lambda: server.control.exists() and server.pool("other")["ready"], "it serves")
+    ).wait_answering(1, "other")
     masters = set(descriptors_of(server.process.pid).values())
     for worker in server.workers("work"):
         shared = {

@@ -118,8 +118,7 @@ def test_a_log_that_is_rotated_during_a_rollout_is_found_by_the_new_generation(s
 
 
 def test_a_full_disk_under_the_log_stops_nothing(start):
-    server = start(web('level = "debug"\nfile = "/dev/full"'))
-    wait_until(lambda: server.control.exists() and server.pool()["ready"] == 2, "it serves")
+    server = start(web('level = "debug"\nfile = "/dev/full"')).wait_answering(2)
     with Load(server.address()) as load:
         load.wait_answered(20)
         server.ask("reload")
