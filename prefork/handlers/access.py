@@ -132,16 +132,13 @@ class Clock:
         monotonic, wall: the present moment on both clocks.
 
     Attributes:
-        text: the second as in the common log format; ``second`` as in ISO 8601.
-        start: when it began, on the monotonic clock.
+        text: the second as in the common log format.
         until: when ``tell`` has to be called next, on the monotonic clock.
 
     """
 
-    __slots__ = ("_unix", "second", "start", "text", "until")
+    __slots__ = ("_iso", "_second", "_start", "text", "until")
     text: str
-    second: str
-    start: float
     until: float
 
     def __init__(self, monotonic: float, wall: float) -> None:
@@ -151,22 +148,22 @@ class Clock:
         """Take over the time of day, which may have been set."""
         second = math.floor(wall)
         moment = time.gmtime(second)
-        self._unix = second
-        self.start = monotonic - (wall - second)
-        self.until = self.start + 1.0
+        self._second = second
+        self._start = monotonic - (wall - second)
+        self.until = self._start + 1.0
         # Not strftime: the names of months must not follow a locale that the application sets.
         month = MONTHS[moment.tm_mon - 1]
         clock = f"{moment.tm_hour:02}:{moment.tm_min:02}:{moment.tm_sec:02}"
         self.text = f"{moment.tm_mday:02}/{month}/{moment.tm_year:04}:{clock} +0000"
-        self.second = f"{moment.tm_year:04}-{moment.tm_mon:02}-{moment.tm_mday:02}T{clock}"
+        self._iso = f"{moment.tm_year:04}-{moment.tm_mon:02}-{moment.tm_mday:02}T{clock}"
 
     def iso(self, monotonic: float) -> str:
         """Return a moment of this second as in ISO 8601, with milliseconds."""
-        return f"{self.second}{FRACTIONS[int((monotonic - self.start) * 1000) % 1000]}Z"
+        return f"{self._iso}{FRACTIONS[int((monotonic - self._start) * 1000) % 1000]}Z"
 
     def unix(self, monotonic: float) -> str:
         """Return a moment of this second in seconds since 1970."""
-        return f"{self._unix}{FRACTIONS[int((monotonic - self.start) * 1000) % 1000]}"
+        return f"{self._second}{FRACTIONS[int((monotonic - self._start) * 1000) % 1000]}"
 
 
 FRACTIONS: Final = tuple(f".{number:03d}" for number in range(1000))
@@ -309,8 +306,7 @@ def _json(server: Server, clock: Clock, room: int | None) -> Format:
         # Hardly ever the same again, so not looked for in a table; and nothing in it has to be escaped.
         identity = f'"{entry.request_id}"' if entry.request_id else "null"
         return (
-            f'{{"time":"{clock.second}{FRACTIONS[int((done - clock.start) * 1000) % 1000]}Z",'
-            f'"client":{clients[entry.client]},{lines[head.line]},'
+            f'{{"time":"{clock.iso(done)}","client":{clients[entry.client]},{lines[head.line]},'
             f'"status":{entry.status},"bytes":{sent - entry.head_size},"sent":{sent},'
             f'"received":{entry.received + head.size},{rests[head.block]},'
             f'"host":{values[head.fields.get("HTTP_HOST")]},'
