@@ -813,6 +813,7 @@ class Loop:
 
     def _take_back(self, connection: Connection) -> None:
         """Go on with a connection whose thread is done with it."""
+        self._now = time.monotonic()  # the thread may have gone on after the loop has woken up
         self._count_running(-1)
         if connection.is_cut:
             assert connection.exchange is not None
