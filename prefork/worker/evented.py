@@ -147,12 +147,12 @@ class Loop:
             if not _is_wildcard(local := listener.getsockname())
         }
         self._doors = doors_of(pool, listeners)
-        # Clients of the others wait for the next server, and new ones come all the time.
-        self._own_listeners: Sequence[socket.socket] = [
-            listener
+        # Whose clients wait for the next server, while new ones come all the time.
+        self._inherited = {
+            listener.fileno()
             for listener, listen in zip(listeners, pool.listen, strict=True)
-            if not isinstance(listen.address, InheritedAddress)
-        ]
+            if isinstance(listen.address, InheritedAddress)
+        }
         self._has_warned = False  # of connections without the PROXY header that is demanded
         self._has_left_some = False  # in the queue, when the last turn came to its limit
         self._timers: Timers[Connection] = Timers(
@@ -956,9 +956,10 @@ class Loop:
 
     def _wait_for_last_clients(self, until: float) -> None:
         """Empty the queue, and leave it when nobody is connecting any more, or at that moment."""
-        # A listener that a sibling has left empty is shut by now, and closed here.
         is_over = self._now >= until or not any(
-            tcp.has_handshakes(listener) for listener in self._own_listeners if listener.fileno() >= 0
+            tcp.has_handshakes(listener)
+            for fd, listener in self._acceptor.descriptors.items()
+            if fd not in self._inherited
         )
         for accepted in self._acceptor.empty_queue():
             if (connection := self._adopt(*accepted)) is not None:
@@ -970,7 +971,6 @@ class Loop:
 
     def _leave_queue(self) -> None:
         self._look_at = math.inf
-        self._own_listeners = ()
         self._acceptor.close()
         self._orders.leave_queue()
 
