@@ -21,6 +21,11 @@ class PreforkError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def sentence(self) -> str:
+        """Return the message and the hint in one line, for where there is room for one only."""
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
 
 class CommandError(PreforkError):
     """An operation on a running server was asked for and did not succeed."""

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from prefork.config.access import check_format
+from prefork.config.application import parse_reference
 from prefork.config.schema import CPU_RANGES, MAX_CPU, MAX_LIMIT, STOP_SIGNALS, UNLIMITED, Option, Unit
 from prefork.units import (
     Address,
@@ -254,10 +255,13 @@ def _pools(option: Option, value: Any) -> tuple[str, ...]:
 
 def _application(option: Option, value: Any) -> str:
     text = _text(option, value)
-    module, _, attribute = text.partition(":")
-    names = [*module.split("."), *attribute.split(".")]
-    if not all(name.isidentifier() for name in names):
-        raise UnitError('"module:attribute"', value, _application_hint(option, text))
+    try:
+        reference = parse_reference(text)
+    except ValueError as error:
+        raise UnitError(str(error), value, _application_hint(option, text)) from error
+    if reference.call is not None and option.name != "wsgi":
+        hint = f"write {option.name} = {shown(f'{reference.module}:{reference.attribute}')}"
+        raise UnitError('"module:attribute": only wsgi calls a factory', value, hint)
     return text
 
 
@@ -273,12 +277,19 @@ def _module(option: Option, value: Any) -> str:
 
 def _application_hint(option: Option, text: str) -> str:
     module, colon, attribute = text.partition(":")
+    if "(" in attribute:  # a call, with arguments that are not literals or without its end
+        attribute = (
+            f"{attribute.partition('(')[0]}()" if option.name == "wsgi" else attribute.partition("(")[0]
+        )
     if not colon and "/" not in text and "." in text.removesuffix(".py"):
         module, _, attribute = text.rpartition(".")
     names = module.removesuffix(".py").strip("./").replace("/", ".")
     better = f"{names}:{attribute or 'app'}"
-    usable = all(name.isidentifier() for part in better.split(":") for name in part.split("."))
-    return f"write {option.name} = {shown(better) if usable else option.sample()}"
+    try:
+        parse_reference(better)
+    except ValueError:
+        return f"write {option.name} = {option.sample()}"
+    return f"write {option.name} = {shown(better)}"
 
 
 _PARSERS: dict[Unit, Callable[[Option, Any], Any]] = {

@@ -514,7 +514,12 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = None
     wsgi: Annotated[
-        str | None, option(Unit.APPLICATION, "a WSGI application (PEP 3333)", example='"shop.web:app"')
+        str | None,
+        option(
+            Unit.APPLICATION,
+            'a WSGI application (PEP 3333), or a call that returns one: "shop.web:create_app()"',
+            example='"shop.web:app"',
+        ),
     ] = None
     task: Annotated[
         str | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import os
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from types import ModuleType, TracebackType
 from typing import Any
 
+from prefork.config.application import Call, parse_reference
 from prefork.errors import BootError
 
 _given: dict[str, object] = {}
@@ -19,20 +21,47 @@ _given: dict[str, object] = {}
 def load(application: str) -> Any:
     """Import a module and return the attribute of it that ``module:attribute`` names; the attribute may be dotted.
 
+    For ``module:factory(arguments)`` return what the call returns.
+
     Raises BootError with the traceback of the application's own code, whatever it raised, SystemExit included.
     """
     if application in _given:
         return _given[application]
-    name, _, path = application.partition(":")
-    found: Any = import_module(name)
-    for part in path.split("."):
+    reference = parse_reference(application)
+    found: Any = import_module(reference.module)
+    for part in reference.attribute.split("."):
         try:
             found = getattr(found, part)
         except AttributeError as error:
             raise BootError(
-                f"module {name!r} has no {path!r}", hint=f"{application} was to be loaded"
+                f"module {reference.module!r} has no {reference.attribute!r}", _hint(found, part, application)
             ) from error
-    return found
+    return found if reference.call is None else _make(found, reference.call)
+
+
+def _hint(found: object, missing: str, application: str) -> str:
+    near = difflib.get_close_matches(missing, [name for name in dir(found) if not name.startswith("_")], 1)
+    return f"{application} was to be loaded" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _make(factory: Any, call: Call) -> Any:
+    """Call a factory. Raises BootError, with the factory's own traceback if it is called and raises."""
+    if not callable(factory):
+        raise BootError(f"expected a factory to call, found {factory!r}", "leave the parentheses out")
+    try:
+        inspect.signature(factory).bind(*call.positional, **call.named)
+    except TypeError as error:
+        found = f"{getattr(factory, '__name__', repr(factory))}{inspect.signature(factory)}"
+        raise BootError(
+            f"the factory {found} cannot be called so: {error}",
+            "its arguments are written in the parentheses, as literals",
+        ) from error
+    except ValueError:
+        pass  # some functions written in C do not tell
+    try:
+        return factory(*call.positional, **call.named)
+    except BaseException as error:
+        raise BootError(reason_of(error), traceback=traceback_of(error)) from error
 
 
 @contextmanager

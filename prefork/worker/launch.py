@@ -44,7 +44,7 @@ def launch(post: Post, output: int, notify: str | None, identity: Identity) -> C
         try:
             _execute(post, parent, inherited, notify, str(identity))
         except BootError as error:
-            os.write(reported_at, error.message.encode("utf-8", "replace")[:READ_SIZE])
+            os.write(reported_at, error.sentence.encode("utf-8", "replace")[:READ_SIZE])
         os._exit(BootError.exit_code)
 
     try:

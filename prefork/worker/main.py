@@ -13,10 +13,12 @@ from setproctitle import setproctitle
 from prefork import log
 from prefork.config.schema import TEMPLATE, Pool
 from prefork.errors import BootError
+from prefork.handlers import application as wsgi
 from prefork.handlers import command, context, task
 from prefork.handlers.context import Worker
 from prefork.handlers.hooks import Hooks, load_hooks
 from prefork.handlers.load import is_async, load
+from prefork.handlers.patching import check_unpatched
 from prefork.handlers.socket import adapt
 from prefork.log import Destination, Identity, logger
 from prefork.scoreboard import Row
@@ -70,7 +72,7 @@ def work(post: Post, loaded: Loaded | None = None) -> NoReturn:
         application = loaded.application if loaded else prepare(post.pool)
         _serve(post, worker, row, orders, application, logs.access)
     except BootError as error:
-        orders.say(boot_failed(error.message, error.traceback))
+        orders.say(boot_failed(error.sentence, error.traceback))
         os._exit(error.exit_code)
     orders.wait_for_hook()
     if not orders.hooks.try_run("exit", worker):
@@ -141,6 +143,7 @@ def prepare(pool: Pool) -> Any:
     if pool.command is not None:
         return command.find(pool.command[0])
     application = load(pool.application)
+    check_unpatched()
     if pool.kind == "handler":
         handle = adapt(application)
         if is_async(handle):
@@ -148,9 +151,7 @@ def prepare(pool: Pool) -> Any:
         return handle
     if pool.kind == "task":
         return task.adapt(application)
-    if not callable(application):
-        raise BootError(f"expected a WSGI application, found {application!r}")
-    return application
+    return wsgi.adapt(application, pool.application)
 
 
 def rehearse(pool: Pool, hooks: str | None) -> tuple[str, ...]:

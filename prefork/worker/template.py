@@ -57,7 +57,7 @@ def run(post: Post) -> NoReturn:
         hooks = main.take_hooks(post)
         loaded = Loaded(main.prepare(post.pool), hooks)
     except BootError as error:
-        channel.send(post.channel, boot_failed(error.message, error.traceback))
+        channel.send(post.channel, boot_failed(error.sentence, error.traceback))
         os._exit(error.exit_code)
     orders.stop_listening(hearing)
     _warn_of_leftovers(post, orders.descriptors(), hearing.native_id)

@@ -7,6 +7,8 @@ import signal
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from tests.clients import Load
 from tests.harness import Server, body_of, wait_until
 
@@ -88,6 +90,30 @@ def test_a_broken_application_changes_nothing_until_it_is_repaired(start, tmp_pa
         assert repaired.returncode == 0, repaired.stderr
         load.wait_answered(50)
     assert load.lost == {}, load.examples
+    assert server.pids().isdisjoint(before)
+
+
+@pytest.mark.parametrize("preload", ["false", "true"])
+def test_what_is_no_wsgi_application_changes_nothing_and_a_factory_is_called(start, tmp_path, preload):
+    more = f"preload = {preload}\n"
+    server = start(own_app(tmp_path, GOOD) + more).wait_serving()
+    before = server.pids()
+    own_app(tmp_path, "async def app(scope, receive, send): ...\n")
+    told = (
+        "expected a WSGI application, called with (environ, start_response), found an asynchronous one (ASGI)"
+    )
+    for command, code in (("check", 4), ("reload", 1)):
+        refused = server.run(command)
+        assert refused.returncode == code
+        assert told in refused.stderr
+        assert 'command = ["uvicorn"' in refused.stderr
+    assert server.pids() == before
+    assert body_of(server.get()) == b"good"
+    factory = GOOD.replace("def app", "def made") + "def create_app(name):\n    return {'made': made}[name]\n"
+    server.write(own_app(tmp_path, factory).replace("own:app", "own:create_app('made')") + more)
+    reload = server.run("reload")
+    assert reload.returncode == 0, reload.stderr
+    assert body_of(server.get()) == b"good"
     assert server.pids().isdisjoint(before)
 
 

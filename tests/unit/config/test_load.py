@@ -320,6 +320,12 @@ def test_a_mistake_is_told_with_its_place_what_was_expected_and_what_was_found(l
     assert web(line) == (expected, hint)
 
 
+@pytest.mark.parametrize("name", ["a:b", "a.b:c.d", "a:b()", "a:b.c('x:y', [1], key={'z': None})"])
+def test_an_application_is_an_attribute_or_a_call_with_literals(name):
+    text = f'[pool.web]\nlisten = ["127.0.0.1:8000"]\nwsgi = "{name}"'
+    assert read(text).pools["web"].wsgi == name
+
+
 @pytest.mark.parametrize(
     ("written", "message", "hint"),
     [
@@ -335,12 +341,28 @@ def test_a_mistake_is_told_with_its_place_what_was_expected_and_what_was_found(l
             'write wsgi = "shop.web:app"',
         ),
         ('wsgi = "shop"', 'expected "module:attribute", found "shop"', 'write wsgi = "shop:app"'),
-        ('wsgi = "a:b()"', 'expected "module:attribute", found "a:b()"', 'write wsgi = "shop.web:app"'),
+        ('wsgi = "a:b("', 'expected "module:attribute", found "a:b("', 'write wsgi = "a:b()"'),
+        ('wsgi = "a:b()()"', 'expected "module:factory()", found "a:b()()"', 'write wsgi = "a:b()"'),
+        (
+            'wsgi = "a:b(DEBUG)"',
+            'expected literals as a factory\'s arguments, found "a:b(DEBUG)"',
+            'write wsgi = "a:b()"',
+        ),
+        (
+            'wsgi = "a:b(**{})"',
+            'expected literals as a factory\'s arguments, found "a:b(**{})"',
+            'write wsgi = "a:b()"',
+        ),
+        (
+            'handler = "a:b()"',
+            'expected "module:attribute": only wsgi calls a factory, found "a:b()"',
+            'write handler = "a:b"',
+        ),
     ],
 )
 def test_a_wrong_application_is_told_once(written, message, hint):
     text = f'[pool.web]\nlisten = ["127.0.0.1:8000"]\n{written}'
-    assert problems(text) == [(f":3: [pool.web] wsgi: {message}", hint)]
+    assert problems(text) == [(f":3: [pool.web] {written.split()[0]}: {message}", hint)]
 
 
 @pytest.mark.parametrize(
