@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import heapq
 import os
 import random
 import selectors
 import signal
-import time
 from collections import deque
 from collections.abc import Callable
-from itertools import count
 from typing import Any
 
 from setproctitle import setproctitle
@@ -27,6 +24,7 @@ from prefork.master.notices import Notices
 from prefork.master.perform import PERFORM
 from prefork.master.requests import Requests
 from prefork.master.server import Server
+from prefork.master.timers import Timers
 from prefork.master.upgrade import Upgrade, Waiter, estate_of
 from prefork.master.watcher import Watcher
 from prefork.supervisor import actions, events
@@ -42,6 +40,8 @@ from prefork.worker.channel import ProtocolError
 
 # A standstill that is shorter, in seconds, is none: SIGCONT also comes to who was not halted.
 WORTH_TELLING = 0.1
+# No wait is longer than this, in seconds: epoll_wait(2) takes milliseconds as an int, which a deadline may exceed.
+LONGEST_WAIT = 86400.0
 
 
 class Loop:
@@ -59,12 +59,12 @@ class Loop:
         self._clock = server.clock
         self._supervisor = Supervisor(random.random)
         self._selector = selectors.DefaultSelector()
+        self._timers = Timers()
+        self._later = self._timers.later
         self._delivery = Delivery(server, self._selector, self._feed, self._later, self._register)
         self._doorbell = Doorbell(
             self._selector, server.listeners, lambda key: self._feed(events.Knocked(key))
         )
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._timer_numbers = count()
         self._notices = Notices(notifier(os.environ), self._supervisor, self._later)
         self._end: End | None = None
         self._on_signal: dict[signal.Signals, Callable[[], None]] = {
@@ -155,7 +155,7 @@ class Loop:
             # What came before may have ended this one: its number may even mean another descriptor by now.
             if self._selector.get_map().get(key.fd) is key:
                 key.data(mask)
-        self._fire_timers()
+        self._timers.fire()
         due = self._supervisor.next_deadline()
         if due is not None and self._clock.now() >= due:
             self._feed(events.Tick())
@@ -164,18 +164,12 @@ class Loop:
     def _wait(self) -> float | None:
         now, due = self._clock.now(), self._supervisor.next_deadline()
         waits = [] if due is None else [due - now]
-        waits += [self._timers[0][0] - time.monotonic()] if self._timers else []
-        return max(0.0, min(waits)) if waits else None
+        timers = self._timers.wait()
+        waits += [] if timers is None else [timers]
+        return min(max(0.0, min(waits)), LONGEST_WAIT) if waits else None
 
     def _take_signals(self, _mask: int) -> None:
         """Do nothing: signals are taken first in every turn, because SIGCONT tells how to judge it."""
-
-    def _later(self, seconds: float, run: Callable[[], None]) -> None:
-        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._timer_numbers), run))
-
-    def _fire_timers(self) -> None:
-        while self._timers and self._timers[0][0] <= time.monotonic():
-            heapq.heappop(self._timers)[2]()
 
     # Events in, actions out.
 

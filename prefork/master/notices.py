@@ -17,6 +17,8 @@ from prefork.system.process import own_pid
 
 # How soon a message is tried again that found the manager's queue full.
 PAUSE = 0.1
+# The watchdog is not fed more often than this, in seconds: an interval that is shorter cannot be kept by anything.
+SHORTEST_WATCH = 0.01
 # What a drain may take beyond its clocks: stacks, records, the last close.
 MARGIN = 5.0
 
@@ -116,7 +118,7 @@ class Notices:
             notifier.tell(["WATCHDOG=1"])
         except OSError as error:
             logger.debug("the watchdog was not fed: %s", error.strerror)
-        self._later(interval / 2, lambda: self._feed_watchdog(notifier, interval))
+        self._later(max(interval / 2, SHORTEST_WATCH), lambda: self._feed_watchdog(notifier, interval))
 
 
 def _details(word: Word) -> list[str]:
