@@ -2,12 +2,80 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import tempfile
-from typing import BinaryIO
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 # Forms and JSON documents stay below it; nginx's client_body_buffer_size is 16 KiB.
 MEMORY: int = 65536
+# What all larger bodies of one worker together may take of memory, where no folder can be written to: a few uploads of
+# photographs, and no reason for the kernel to kill a container of the usual size.
+MEMORY_FILES: int = 64 * 2**20
+
+
+def choose_storage() -> str | None:
+    """Find out where bodies above MEMORY go; return a warning if that is not a file in some folder."""
+    global _open_file
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        consequence = "are refused"
+        if hasattr(os, "memfd_create"):
+            _open_file = MemoryFile
+            consequence = (
+                f"are kept in memory, up to {MEMORY_FILES >> 20} MiB per worker, and refused beyond that"
+            )
+        remedy = "mount a tmpfs at /tmp, or set TMPDIR"
+        return f"{error.strerror}: bodies above {MEMORY >> 10} KiB {consequence}; {remedy}"
+    return None
+
+
+def _open_temporary() -> io.FileIO:
+    # The file has no name in any folder, so nothing is left behind whatever happens. Without a buffer a full disk shows
+    # while pieces come, and not when what is left of them is flushed, by reading or by closing.
+    return tempfile.TemporaryFile(buffering=0)
+
+
+_open_file: Callable[[], io.FileIO] = _open_temporary
+
+
+class MemoryFile(io.FileIO):
+    """A file in memory that belongs to no folder (memfd_create(2)); all of them share ``MEMORY_FILES``."""
+
+    _lock = threading.Lock()  # the loop writes, and the application's threads close
+    _taken = 0
+
+    def __init__(self) -> None:
+        super().__init__(os.memfd_create("prefork-body", os.MFD_CLOEXEC), "r+")
+        self._size = 0
+
+    def write(self, data: ReadableBuffer) -> int:
+        """Append data. Raises OSError when there is no room."""
+        size = memoryview(data).nbytes
+        if not self._take(size):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if not self.closed:
+            self._take(-self._size)
+        super().close()
+
+    def _take(self, size: int) -> bool:
+        with MemoryFile._lock:
+            if MemoryFile._taken + size > MEMORY_FILES:
+                return False
+            MemoryFile._taken += size
+        self._size += size
+        return True
 
 
 class Body:
@@ -52,9 +120,7 @@ class Body:
 
 
 def _spill(memory: io.BytesIO) -> io.FileIO:
-    # The file has no name in any folder, so nothing is left behind whatever happens. Without a buffer a full disk shows
-    # while pieces come, and not when what is left of them is flushed, by reading or by closing.
-    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (read_back's caller closes it)
+    file = _open_file()  # read_back's caller closes it
     _write(file, memory.getbuffer())
     return file
 

@@ -12,6 +12,8 @@ from enum import Enum
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
+from prefork.log import logger
+
 TABLE_SIZE: Final = 2048
 TABLE_VALUE_SIZE: Final = 256
 # How many whole heads are kept, and the largest: half a MiB at most.
@@ -32,25 +34,31 @@ class Role(Enum):
 
     LENGTH = "content-length"
     CONNECTION = "connection"
-    KEEP_ALIVE = "keep-alive"
     DATE = "date"
     SERVER = "server"
+    HOP_BY_HOP = ""  # many
 
 
-ROLES: Final = {role.value: role for role in Role}
-# PEP 3333 leaves these to the server: they are about the connection, not about the answer (RFC 9110 7.6.1).
+ROLES: Final = {role.value: role for role in Role if role.value}
+TRANSFER_ENCODING: Final = "transfer-encoding"
+# PEP 3333 leaves these to the server: they are about the connection, not about the answer (RFC 9110 7.6.1). Applications
+# pass them on from an upstream server.
 HOP_BY_HOP: Final = frozenset(
     {
+        "keep-alive",
         "te",
         "trailer",
         "trailers",
-        "transfer-encoding",
+        TRANSFER_ENCODING,
         "upgrade",
         "proxy-connection",
         "proxy-authenticate",
         "proxy-authorization",
     }
 )
+# The transfer codings that whoever has read an upstream's answer has removed.
+REMOVED_CODINGS: Final = frozenset({"chunked", "identity"})
+HEADER_FORM: Final = 'a header as a tuple of two str, like ("Content-Type", "text/plain")'
 
 
 class Special(NamedTuple):
@@ -99,7 +107,7 @@ class Fields:
             self.length_line = line
         elif role is Role.CONNECTION:
             self.asks_close = self.asks_close or "close" in value.lower()
-        elif role is not Role.KEEP_ALIVE:
+        elif role is not Role.HOP_BY_HOP:
             self.has_date = self.has_date or role is Role.DATE
             self.has_server = self.has_server or role is Role.SERVER
             return line
@@ -109,6 +117,7 @@ class Fields:
 _heads: dict[tuple[object, ...], Fields] = {}
 _statuses: dict[str, tuple[int, bytes]] = {}
 _fields: dict[tuple[str, str], bytes | Special] = {}
+_dropped: set[str] = set()
 
 
 def read_head(status: str, headers: list[tuple[str, str]]) -> Fields:
@@ -119,7 +128,13 @@ def read_head(status: str, headers: list[tuple[str, str]]) -> Fields:
     if not isinstance(headers, list):
         raise TypeError(f"expected a list of headers, found {type(headers).__name__}")
     key = (status, *headers)
-    known = _heads.get(key)
+    try:
+        known = _heads.get(key)
+    except TypeError:  # a list in it, as in [["Content-Type", "text/plain"]], cannot be looked up
+        _check_status(status)
+        for header in headers:
+            _check_field(header)
+        raise
     if known is None:
         known = _read_fields(headers, *_read_status(status))
         if len(known.head) <= TABLE_HEAD_SIZE:
@@ -211,15 +226,17 @@ unnamed = Stamp(b"")
 def _check_status(status: str) -> tuple[int, bytes]:
     if not isinstance(status, str):
         raise TypeError(f"expected a status as str, found {type(status).__name__}")
+    status = str.__str__(status)
     if not STATUS.fullmatch(status):
         raise ValueError(f"expected a status like '200 OK', found {status!r}")
     return int(status[:3]), f"HTTP/1.1 {status[:3]} {status[4:]}\r\n".encode("latin-1")
 
 
 def _check_field(pair: tuple[str, str]) -> bytes | Special:
-    name, value = pair
-    if not isinstance(name, str) or not isinstance(value, str):
-        raise TypeError(f"expected a header of two str, found {pair!r}")
+    if not isinstance(pair, tuple) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+        raise TypeError(f"expected {HEADER_FORM}, found {pair!r}")
+    # What a subclass of str holds is what is checked and sent, whatever its own methods say.
+    name, value = map(str.__str__, pair)
     if not NAME.fullmatch(name):
         raise ValueError(f"expected a header's name to be a token, found {name!r}")
     if not VALUE.fullmatch(value):
@@ -238,11 +255,24 @@ def _check_field(pair: tuple[str, str]) -> bytes | Special:
 
 def _find_role(name: str, value: str) -> Role | None:
     if name in HOP_BY_HOP:
-        raise ValueError(f"the header {name} belongs to the server, not to the application (PEP 3333)")
+        return _drop(name, value)
     role = ROLES.get(name)
     if role is Role.LENGTH and not LENGTH.fullmatch(value):
         raise ValueError(f"expected Content-Length to be a number of bytes, found {value!r}")
     return role
+
+
+def _drop(name: str, value: str) -> Role:
+    """Have a field left out that is about a connection, and warn of the first one of its name."""
+    if name == TRANSFER_ENCODING and not REMOVED_CODINGS.issuperset(value.lower().replace(",", " ").split()):
+        expected = "the body is to be handed over without a transfer coding (PEP 3333)"
+        raise ValueError(f"the header {name}: {value} belongs to the server, {expected}")
+    if name not in _dropped:
+        _dropped.add(name)
+        logger.warning(
+            "dropped the header %s: %s of the application: it is about the connection (PEP 3333)", name, value
+        )
+    return Role.HOP_BY_HOP
 
 
 def _bound(table: dict[Any, Any], most: int) -> None:

@@ -86,13 +86,19 @@ class FileSpan(NamedTuple):
 
 
 class FileWrapper:
-    """``wsgi.file_wrapper``: an iterable of a file's blocks, which the server may send in a faster way."""
+    """``wsgi.file_wrapper``: an iterable of a file's blocks, which the server may send in a faster way.
+
+    It has the file's own seek, tell and seekable, if there are any: Werkzeug's send_file looks for them, and would read
+    up to a range's beginning otherwise.
+    """
 
     def __init__(self, filelike: Any, blksize: int = 65536) -> None:
         self._filelike = filelike
         self._blksize = blksize
-        if hasattr(filelike, "close"):
-            self.close = filelike.close
+        for name in ("close", "seek", "tell", "seekable"):
+            method = getattr(filelike, name, None)
+            if method is not None:
+                setattr(self, name, method)
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -376,12 +382,12 @@ class Exchange:
         self.is_over = True
         if self._left:
             self.file = span._replace(size=min(span.size, self._left))
-            self._compare_length(span.size)
+            self._compare_length(self.file.size)
         return [head]
 
     def _take_first(self, result: Iterable[bytes]) -> Pieces:
         """Return the first piece that is not empty, with the head before it: PEP 3333 wants them in this order."""
-        self._iterator = iter(result)
+        self._iterator = _iterate(result)
         piece = next(filter(None, self._iterator), b"")
         _check_piece(piece)
         if self._has_begun:
@@ -451,7 +457,8 @@ class Exchange:
         """Return what a Content-Length has room for: the client would take more for the next answer."""
         assert self._left is not None
         if len(piece) > self._left:
-            self._compare_length(len(piece))
+            if not isinstance(self._result, FileWrapper):  # of which PEP 3333 wants so much sent, and no more
+                self._compare_length(len(piece))
             self.is_over = True
             piece = piece[: self._left]
         self._left -= len(piece)
@@ -504,6 +511,17 @@ def _too_late(_pieces: Pieces) -> NoReturn:
 def _check_piece(piece: bytes) -> None:
     if not isinstance(piece, bytes):
         raise TypeError(f"expected bytes in the body, found {type(piece).__name__}")
+
+
+def _iterate(result: Iterable[bytes]) -> Iterator[bytes]:
+    try:
+        return iter(result)
+    except TypeError:
+        if hasattr(result, "__iter__"):
+            raise
+        hint = "; it can be called: is the application a factory?" if callable(result) else ""
+        found = f"{type(result).__name__}{hint}"
+        raise TypeError(f"expected the application to return an iterable of bytes, found {found}") from None
 
 
 def _is_single(result: Iterable[bytes]) -> bool:

@@ -15,6 +15,7 @@ from prefork.config.schema import TEMPLATE, Pool
 from prefork.errors import BootError
 from prefork.handlers import application as wsgi
 from prefork.handlers import command, context, task
+from prefork.handlers.body import MEMORY, choose_storage
 from prefork.handlers.context import Worker
 from prefork.handlers.hooks import Hooks, load_hooks
 from prefork.handlers.load import is_async, load
@@ -90,6 +91,9 @@ def _serve(
 
         tls.report_odd_names()
     if pool.kind == "wsgi":
+        doubt = _choose_storage(pool)
+        if doubt is not None and post.slot == 0:  # the others have nothing to add
+            logger.warning("%s", doubt)
         evented.serve(worker, row, orders, listeners, application, pool, access, post.contexts)
     elif pool.kind == "task":
         tasks.serve(worker, row, orders, application, pool)
@@ -164,7 +168,13 @@ def rehearse(pool: Pool, hooks: str | None) -> tuple[str, ...]:
     """
     doubts = load_hooks(None if pool.kind == "command" else hooks).doubts
     prepare(pool)
-    return doubts
+    doubt = _choose_storage(pool) if pool.kind == "wsgi" else None
+    return doubts if doubt is None else (*doubts, f"[pool.{pool.name}] {doubt}")
+
+
+def _choose_storage(pool: Pool) -> str | None:
+    """Find a place for large bodies, if they are allowed; return a warning if there is no good one."""
+    return choose_storage() if pool.http.max_body > MEMORY else None
 
 
 def _prepare_loop(pool: Pool) -> None:

@@ -17,6 +17,7 @@ import msgspec
 
 from prefork.config.schema import Limits, Master, Pool
 from prefork.errors import BootError
+from prefork.handlers.body import MEMORY
 from prefork.system import limits, privileges, process
 from prefork.system.privileges import Account
 
@@ -64,10 +65,16 @@ def _steps(pool: Pool, master: Master, account: Account | None) -> Iterator[Step
     yield "directory", directory, partial(_import_from, directory, master.directory)
 
 
+def descriptors_of(pool: Pool) -> int:
+    """Return how many descriptors a worker needs: a request whose body is in a file has two (handlers/body.py)."""
+    has_files = pool.kind == "wsgi" and pool.http.max_body > MEMORY
+    return pool.max_connections * (2 if has_files else 1) + OTHER_DESCRIPTORS
+
+
 def _limits(pool: Pool) -> Iterator[Step]:
     if pool.limits.nofile is None and pool.kind != "command":  # whose connections are its own affair
-        wanted = pool.max_connections + OTHER_DESCRIPTORS
-        yield "max_connections", pool.max_connections, partial(process.raise_descriptor_limit, wanted)
+        limit = partial(process.raise_descriptor_limit, descriptors_of(pool))
+        yield "max_connections", pool.max_connections, limit
     for field in msgspec.structs.fields(Limits):
         amount = getattr(pool.limits, field.name)
         if amount is not None:

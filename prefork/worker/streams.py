@@ -30,13 +30,21 @@ class Reader(asyncio.StreamReader):
         sock: the connection's, whose descriptor is -1 once the transport has closed it.
         loop: where it lives.
 
+    Attributes:
+        protocol: what hands it the data, unless the handler gives the transport to a protocol of its own.
+
     """
 
     _buffer: bytearray
+    protocol: asyncio.BaseProtocol | None = None
 
     def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
         self._sock = sock
+
+    def succeed(self) -> Reader:
+        """Return another reader of the same connection, which nothing has been read from."""
+        return Reader(self._sock, asyncio.get_running_loop())
 
     def has_unread(self) -> bool:
         """Return whether something came that the handler has not read, and more of it may come."""
@@ -44,6 +52,21 @@ class Reader(asyncio.StreamReader):
             return not self.at_eof()
         descriptor = self._sock.fileno()
         return descriptor >= 0 and unread(descriptor) > 0
+
+
+class Successor(asyncio.StreamReaderProtocol):
+    """Takes a transport back from the protocol that a handler has given it to, which hears of the end as well."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, former: asyncio.BaseProtocol, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(reader, loop=loop)
+        self._former = former
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take notice of the end."""
+        super().connection_lost(exc)
+        self._former.connection_lost(exc)
 
 
 class ProxiedWriter(asyncio.StreamWriter):
@@ -112,6 +135,7 @@ async def open_streams(
     reader, writers = Reader(sock, loop), list[asyncio.StreamWriter]()
     # With a callback the protocol knows that it is a server's, as writer.start_tls() must.
     protocol = asyncio.StreamReaderProtocol(reader, lambda _reader, writer: writers.append(writer), loop)
+    reader.protocol = protocol
     if context is None:
         await loop.connect_accepted_socket(lambda: protocol, sock)
     else:
@@ -135,22 +159,45 @@ async def close(reader: Reader, writer: asyncio.StreamWriter, patience: float) -
     The client is given up when it takes nothing of what waits to be sent for ``patience`` seconds.
     """
     transport = writer.transport
+    # Its stub says nothing of None, which uvloop has there once the connection is lost.
+    protocol: asyncio.BaseProtocol | None = transport.get_protocol()
+    is_ours = protocol is reader.protocol
+    if not is_ours:
+        if protocol is None:
+            return  # the end has come, and that protocol has heard of it
+        reader, writer = _take_back(reader, transport, protocol)
     try:
         if not transport.is_closing():
             if transport.get_write_buffer_size():  # of nothing uvloop's TLS would wait for the end
                 transport.set_write_buffer_limits(0)
                 await _while_it_takes(transport, writer.drain, patience)
-            if writer.can_write_eof():
-                if reader.has_unread():
-                    await _read_to_end(reader, writer)
-                return writer.close()
+            has_half_close = writer.can_write_eof()
+            if has_half_close and reader.has_unread():
+                await _read_to_end(reader, writer)
             writer.close()  # with TLS that says goodbye, and reads to the end
+            if has_half_close and is_ours:
+                return
         await _while_it_takes(transport, writer.wait_closed, patience)
     except TimeoutError:
-        logger.debug("%s takes nothing of what it was sent", writer.get_extra_info("peername"))
+        logger.debug("%s takes nothing of what it was sent", transport.get_extra_info("peername"))
         transport.abort()
     except OSError:
         transport.abort()  # the client is gone: nothing is left to be destroyed
+
+
+def _take_back(
+    reader: Reader, transport: asyncio.WriteTransport, former: asyncio.BaseProtocol
+) -> tuple[Reader, asyncio.StreamWriter]:
+    """Return new streams of a transport that a handler has given to another protocol (``set_protocol``).
+
+    The old ones would wait for an end that only the other protocol hears of.
+    """
+    loop = asyncio.get_running_loop()
+    successor = reader.succeed()
+    protocol = Successor(successor, former, loop)
+    transport.set_protocol(protocol)
+    protocol.connection_made(transport)
+    return successor, asyncio.StreamWriter(transport, protocol, successor, loop)
 
 
 async def _while_it_takes(

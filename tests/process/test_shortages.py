@@ -195,3 +195,41 @@ class Inside:
 
     def __exit__(self, *_error: object) -> None:
         (self._group.parent / "cgroup.procs").write_text(str(os.getpid()))
+
+
+UPLOADS = """
+import tempfile
+
+tempfile._candidate_tempdir_list = lambda: []  # as where all is read-only
+
+
+def app(environ, start_response):
+    body = environ["wsgi.input"].read()
+    start_response("200 OK", [])
+    return [b"%d of one sort: %s" % (len(body), str(len(set(body)) == 1).encode())]
+"""
+
+
+@pytest.mark.parametrize("preload", ["false", "true"])
+def test_without_a_folder_for_files_uploads_are_kept_in_memory_and_that_is_said(start, tmp_path, preload):
+    (tmp_path / "uploads.py").write_text(UPLOADS)
+    config = '[pool.web]\nlisten = ["127.0.0.1:0"]\nwsgi = "uploads:app"\nworkers = 2\n'
+    server = start(f"{config}preload = {preload}\n").wait_serving()
+    told = "No usable temporary directory found"
+    assert len(server.wait_for(told)) == 1
+    for _ in range(3):
+        with server.connect() as client:
+            client.sendall(
+                b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 200000\r\n\r\n"
+            )
+            client.sendall(b"a" * 200_000)
+            assert read_to_end(client).endswith(b"\r\n\r\n200000 of one sort: True")
+    check = server.run("check")
+    assert (check.returncode, told in check.stdout + check.stderr) == (0, True)
+
+
+def test_a_worker_has_room_for_a_file_beside_each_connection(start):
+    limit = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 2 * 900 + 256)
+    config = '[pool.web]\nlisten = ["127.0.0.1:0"]\nwsgi = "web:app"\nmax_connections = 900\n'
+    (pid,) = start(config).wait_serving().pids()
+    assert resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] >= limit

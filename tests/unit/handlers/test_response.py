@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import re
 from email.utils import formatdate
 
@@ -59,8 +60,7 @@ def test_fields_become_lines_and_facts() -> None:
         ("Content-Length", "five"),
         ("Content-Length", "-1"),
         ("Content-Length", ""),
-        ("Transfer-Encoding", "chunked"),
-        ("Upgrade", "h2c"),
+        ("Transfer-Encoding", "gzip, chunked"),
     ],
 )
 def test_a_bad_field_is_a_value_error_however_often(pair: tuple[str, str]) -> None:
@@ -70,11 +70,68 @@ def test_a_bad_field_is_a_value_error_however_often(pair: tuple[str, str]) -> No
 
 
 @pytest.mark.parametrize(
-    "headers", [[(b"A", "b")], [("A", 1)], [("A", b"b")], (("A", "b"),), None, [["A", "b"]]]
+    ("headers", "found"),
+    [
+        ([(b"A", "b")], "(b'A', 'b')"),
+        ([("A", 1)], "('A', 1)"),
+        ([("A", b"b")], "('A', b'b')"),
+        ([("A", [])], "('A', [])"),
+        ([("A", "b"), ("A",)], "('A',)"),
+        ([("A", "b", "c")], "('A', 'b', 'c')"),
+        ([("A", "b"), ["C", "d"]], "['C', 'd']"),
+        (["A: b"], "'A: b'"),
+        ((("A", "b"),), "tuple"),
+        (None, "NoneType"),
+    ],
 )
-def test_a_wrong_type_is_a_type_error(headers: object) -> None:
-    with pytest.raises(TypeError):
-        read_head("200 OK", headers)  # type: ignore[arg-type]
+def test_a_wrong_type_is_a_type_error_that_says_what_was_found(headers: object, found: str) -> None:
+    for _ in range(2):
+        with pytest.raises(TypeError) as caught:
+            read_head("200 OK", headers)  # type: ignore[arg-type]
+        assert "expected a" in str(caught.value)
+        assert str(caught.value).endswith(f"found {found}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Keep-Alive", "TE", "Trailer", "Upgrade", "Proxy-Connection", "Proxy-Authenticate", "transfer-encoding"],
+)
+def test_what_an_upstream_said_about_its_connection_is_dropped_with_one_warning(
+    name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(response, "_dropped", set())
+    monkeypatch.setattr(logging.getLogger("prefork"), "propagate", True)
+    values = ["chunked", "Chunked"]
+    heads = [read_head("200 OK", [("A", "b"), (name, value)]).head for value in values * 2]
+    assert heads == [b"HTTP/1.1 200 OK\r\nA: b\r\n"] * 4
+    assert [record.getMessage() for record in caplog.records] == [
+        f"dropped the header {name.lower()}: chunked of the application: it is about the connection (PEP 3333)"
+    ]
+    assert read_head("200 OK", [("Connection", "Upgrade, Keep-Alive")]).head == b"HTTP/1.1 200 OK\r\n"
+
+
+class Evil(str):
+    """Text that says something else about itself than it holds."""
+
+    __slots__ = ()
+
+    def _other(self, *_: object) -> str:
+        return "evil\r\nSet-Cookie: a=b"
+
+    __str__ = __format__ = __getitem__ = lower = encode = _other  # type: ignore[assignment]
+
+    def __int__(self) -> int:
+        return 666
+
+
+def test_what_a_subclass_of_str_holds_is_checked_and_sent() -> None:
+    for _ in range(2):
+        headers = [(Evil("A"), Evil("b")), ("Content-Length", Evil("5"))]
+        fields = read_head(Evil("200 Fine"), headers)  # type: ignore[arg-type]
+        assert fields.head == b"HTTP/1.1 200 Fine\r\nA: b\r\n"
+        assert (fields.length, fields.length_line) == (5, b"Content-Length: 5\r\n")
+    with pytest.raises(ValueError, match="without control characters"):
+        read_head("200 OK", [("A", Evil("b\r\nC: d"))])
 
 
 def test_two_lengths_must_agree() -> None:

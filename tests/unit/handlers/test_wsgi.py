@@ -14,6 +14,7 @@ from typing import Any
 from wsgiref.validate import validator
 
 import pytest
+from werkzeug.utils import send_file
 
 from prefork.config.schema import Http
 from prefork.handlers.wsgi import Body, Cut, FileSpan, FileWrapper, WsgiApp, WsgiHandler
@@ -536,10 +537,49 @@ def test_a_file_is_sent_up_to_its_content_length(tmp_path: Path) -> None:
     path.write_bytes(b"0123456789")
     longer = serve_file(path.open("rb"), ("Content-Length", "4"))
     assert longer.file is not None
-    assert longer.file.size == 4
+    assert (longer.file.size, longer.keep_alive) == (4, True)
     shorter = serve_file(path.open("rb"), ("Content-Length", "20"))
     assert shorter.file is not None
     assert (shorter.file.size, shorter.keep_alive) == (10, False)
+
+
+@pytest.mark.parametrize("length", [0, 2, 4, 6, 8])
+def test_what_is_no_file_is_read_up_to_its_content_length(
+    length: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = serve_file(io.BytesIO(b"0123456789"), ("Content-Length", str(length)))
+    assert (answer.body, answer.keep_alive) == (b"0123456789"[:length], True)
+    assert caplog.text == ""
+
+
+def test_a_range_is_sought_and_not_read_up_to(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789" * 100)
+    reads: list[int] = []
+
+    class Counting(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            reads.append(self.tell())
+            return super().read(size)
+
+    for opened in (path, Counting(b"0123456789" * 100)):
+
+        def application(environ: dict[str, Any], start: Start, opened: Any = opened) -> Iterable[bytes]:
+            environ["HTTP_RANGE"] = "bytes=995-998"
+            return send_file(opened, environ, "text/plain")(environ, start)
+
+        answer = ask(application)
+        assert (answer.head, answer.body) == ("HTTP/1.1 206 PARTIAL CONTENT", b"5678")
+        assert answer.keep_alive
+    assert reads == [995]
+    assert not hasattr(FileWrapper(object()), "seekable")
+
+
+def test_what_is_no_iterable_is_told_by_its_type(caplog: pytest.LogCaptureFixture) -> None:
+    assert ask(lambda *_: 42).head == "HTTP/1.1 500 Internal Server Error"  # type: ignore[arg-type,return-value]
+    assert ask(lambda *_: reply()).head == "HTTP/1.1 500 Internal Server Error"  # type: ignore[arg-type,return-value]
+    assert "expected the application to return an iterable of bytes, found int\n" in caplog.text
+    assert "found function; it can be called: is the application a factory?" in caplog.text
 
 
 def test_head_sends_no_file(tmp_path: Path) -> None:
@@ -585,8 +625,3 @@ def _propagate_to_caplog(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_205_has_no_body_and_says_so(make: Callable[..., WsgiApp]) -> None:
     answer = ask(make(b"surplus", status="205 Reset Content"))
     assert (answer.body, answer.fields["content-length"], answer.keep_alive) == (b"", "0", True)
-
-
-@pytest.mark.parametrize("name", ["Proxy-Authenticate", "TE", "Trailer", "Transfer-Encoding", "Upgrade"])
-def test_fields_about_the_connection_are_the_servers(name: str) -> None:
-    assert ask(reply(b"x", headers=[(name, "x")])).head == "HTTP/1.1 500 Internal Server Error"
