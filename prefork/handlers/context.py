@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -10,7 +11,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol
 
-from prefork.scoreboard import Lane, Row
+from prefork.scoreboard import LATEST, Lane, Row
 
 if TYPE_CHECKING:
     import asyncio
@@ -64,15 +65,17 @@ class Worker:
 
         Without a request_timeout it has no deadline, and stays without one.
 
-        Raises RuntimeError outside of a request.
+        Raises RuntimeError outside of a request, ValueError for a number that is none (NaN) or infinite.
         """
+        if not math.isfinite(seconds):
+            raise ValueError(f"worker.extend(): expected a finite number of seconds, found {seconds}")
         request = self._request.get()
         if request is None or not request.is_busy:
             raise RuntimeError(
                 "worker.extend() was called where no request is running: call it from its thread or task"
             )
         if request.deadline:
-            request.extend(time.monotonic() + seconds)
+            request.extend(min(time.monotonic() + max(seconds, 0.0), LATEST))
 
     async def stopped(self) -> None:
         """Return once the worker drains: ``stopping`` for coroutines of any event loop in this process."""

@@ -18,20 +18,22 @@ from functools import partial
 
 import msgspec
 
-from prefork.log import STDERR, logger
+from prefork.log import STDERR
 from prefork.master.charge import Charge, Means, charge_of, shared
 from prefork.master.server import Server
 from prefork.supervisor import events
 from prefork.supervisor.actions import Disown, Spawn
 from prefork.supervisor.events import Event
+from prefork.system import process
 from prefork.system.process import Child
 from prefork.worker import channel
 from prefork.worker.channel import Born, FromUnborn, NotBorn, ProtocolError
 
-Received = tuple[FromUnborn, list[int]] | None
+Received = tuple[FromUnborn, int] | None
 Outcome = events.Spawned | events.SpawnFailed
 
 GONE = "its template ended before it was forked"
+IMPOSTOR = "its template answered with a process that is not a new child of the master"
 
 
 class Unborn(msgspec.Struct):
@@ -153,9 +155,7 @@ class Delivery:
         try:
             return channel.receive_from_unborn(unborn.means.ours)
         except ProtocolError as error:
-            logger.error(
-                "a template's worker talks rubbish: %s", error, extra={"identity": unborn.template.identity}
-            )
+            self._denounce(unborn.template, f"a worker of it sent an invalid message: {error}")
             return None
 
     def _last_word(self, unborn: Unborn) -> Received:
@@ -167,11 +167,24 @@ class Delivery:
             unborn.means.ours.shutdown(socket.SHUT_RDWR)
             return self._receive(unborn)
 
+    def _is_new(self, pid: int) -> bool:
+        """Tell whether a process is a child of the master that it does not know yet: it would signal any that it is told."""
+        known = (charge.child.pid for charge in self._server.charges.values())
+        return process.is_child(pid) and pid not in known
+
+    def _denounce(self, template: Charge, reason: str) -> None:
+        """Have a template ended that cannot be believed, once this turn's work is done."""
+        self._later(0.0, partial(self._feed, events.Invalid(template.birth, reason)))
+
     def _outcome(self, unborn: Unborn, received: Received, otherwise: str) -> Outcome:
         """Take in whoever is born; ``otherwise`` tells why somebody of whom nothing was heard is not."""
         match received:
-            case Born(pid), descriptors:
-                charge = unborn.bear(Child(pid, *descriptors[:1]))
+            case Born(), pid if not self._is_new(pid):
+                self._denounce(unborn.template, IMPOSTOR)
+                unborn.close()
+                return events.SpawnFailed(unborn.spawn.birth, IMPOSTOR)
+            case Born(), pid:
+                charge = unborn.bear(Child(pid))
                 self._server.take_in(charge)
                 self._welcome(charge)
                 return events.Spawned(charge.birth, pid)
@@ -189,6 +202,7 @@ def order(server: Server, spawn: Spawn, template: Charge) -> Unborn:
     outlets = plan.outlets_of(spawn.pool)
     files = [descriptor for descriptor in outlets.descriptors() if descriptor > STDERR]
     with shared(template.board) as means:
+        channel.ask_for_senders(means.ours)
         fork = channel.Fork(spawn.slot, means.row, outlets.log, outlets.access, spawn.max_requests)
         if not channel.send(template.channel, fork, [means.theirs.fileno(), means.stacks_write, *files]):
             raise OSError(errno.EPIPE, "it takes no orders")

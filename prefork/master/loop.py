@@ -6,6 +6,8 @@ import os
 import random
 import selectors
 import signal
+import socket
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +19,7 @@ from prefork.config.schema import TEMPLATE, Config
 from prefork.control.server import ControlServer
 from prefork.errors import CommandError, ConfigError, PreforkError
 from prefork.log import logger
+from prefork.master.allowance import MOST, SPAN, Allowance
 from prefork.master.charge import Charge
 from prefork.master.delivery import Delivery
 from prefork.master.doorbell import Doorbell
@@ -31,6 +34,7 @@ from prefork.supervisor import actions, events
 from prefork.supervisor.actions import Action, End
 from prefork.supervisor.events import Event
 from prefork.supervisor.server import Phase, Supervisor
+from prefork.supervisor.worker import State
 from prefork.system import process, signals
 from prefork.system.notify import notifier
 from prefork.system.process import Ended
@@ -42,6 +46,9 @@ from prefork.worker.channel import ProtocolError
 WORTH_TELLING = 0.1
 # No wait is longer than this, in seconds: epoll_wait(2) takes milliseconds as an int, which a deadline may exceed.
 LONGEST_WAIT = 86400.0
+
+# What is read of a worker: its channel, or the descriptor that its stacks arrive on.
+Source = socket.socket | int
 
 
 class Loop:
@@ -59,6 +66,8 @@ class Loop:
         self._clock = server.clock
         self._supervisor = Supervisor(random.random)
         self._selector = selectors.DefaultSelector()
+        self._allowances: dict[int, Allowance] = {}
+        self._paused: set[Source] = set()
         self._timers = Timers()
         self._later = self._timers.later
         self._delivery = Delivery(server, self._selector, self._feed, self._later, self._register)
@@ -301,26 +310,56 @@ class Loop:
         if descriptor is not None and descriptor in self._selector.get_map():
             self._selector.unregister(descriptor)  # type: ignore[arg-type]
 
-    def _hear(self, charge: Charge) -> bool:
+    def _hear(self, charge: Charge) -> None:
+        """Take one message of a worker, if it has not sent too many of late."""
+        if self._is_allowed(charge, charge.channel, lambda _mask: self._hear(charge)):
+            self._take_message(charge)
+
+    def _take_message(self, charge: Charge) -> bool:
         """Take one message of a worker; return whether there may be more."""
         try:
             message = channel.receive_from_worker(charge.channel)
         except BlockingIOError:
             return False
         except ProtocolError as error:
-            logger.error("talks rubbish to the master: %s", error, extra={"identity": charge.identity})
-            message = None
+            self._stop_hearing(charge)
+            self._feed(events.Invalid(charge.birth, f"it sent an invalid message: {error}"))
+            return False
         if message is None:
-            self._unregister(charge.channel)
+            self._stop_hearing(charge)
             self._feed(events.ChannelLost(charge.birth))
             return False
         self._feed(self._event(charge, message))
         return True
 
+    def _is_allowed(self, charge: Charge, source: Source, take: Callable[[int], None]) -> bool:
+        """Return whether one more thing may be read of a worker; if not, ``source`` is left alone for a while."""
+        allowance = self._allowances.setdefault(charge.birth, Allowance())
+        if allowance.take(time.monotonic()):
+            return True
+        if allowance.note_excess():
+            text = "sends more than %d messages a second to the master; the rest of them waits"
+            logger.warning(text, MOST, extra={"identity": charge.identity})
+        self._unregister(source)
+        self._paused.add(source)
+        self._later(SPAN, lambda: self._go_on(source, take))
+        return False
+
+    def _go_on(self, source: Source, take: Callable[[int], None]) -> None:
+        if source in self._paused:
+            self._paused.discard(source)
+            self._selector.register(source, selectors.EVENT_READ, take)
+
+    def _stop_hearing(self, charge: Charge) -> None:
+        self._unregister(charge.channel)
+        self._paused.discard(charge.channel)
+
     def _event(self, charge: Charge, message: channel.FromWorker) -> Event:
         match message:
             case channel.Ready():
-                logger.info("ready in %.2f s", charge.age, extra={"identity": charge.identity})
+                life = self._supervisor.life(charge.birth)
+                if life is not None and life.state is State.STARTING:  # it may say so as often as it likes
+                    logger.info("ready in %.2f s", charge.age, extra={"identity": charge.identity})
                 return events.Ready(charge.birth)
             case channel.BootFailed(reason, traceback):
                 return events.BootFailed(charge.birth, reason, traceback)
@@ -334,6 +373,8 @@ class Loop:
                 return events.Busy()
 
     def _take_stacks(self, charge: Charge) -> None:
+        if not self._is_allowed(charge, charge.stacks_read, lambda _mask: self._take_stacks(charge)):
+            return
         if charge.read_stacks():
             self._feed(events.StacksRead(charge.birth))
         else:
@@ -341,15 +382,16 @@ class Loop:
 
     def _see_to_children(self) -> None:
         births = {charge.child.pid: charge.birth for charge in self._server.charges.values()}
-        for pid, halted in process.halts():
+        for number, (pid, halted) in enumerate(process.halts(), 1):
             if pid in births:
                 self._feed(events.Halted(births[pid]) if halted else events.Continued(births[pid]))
+            if number == MOST:  # children of workers may halt one another without end
+                self._later(0.0, self._see_to_children)
+                break
         self._reap()
 
     def _reap(self) -> None:
-        for pid, ended in process.reap():
-            if self._charge_of(pid) is None:
-                self._delivery.hear()  # it may be a template's worker: before it died, it has said so
+        for number, (pid, ended) in enumerate(process.reap(self._hear_unborn), 1):
             charge = self._charge_of(pid)
             if charge is not None:
                 self._mourn(charge, ended)
@@ -360,17 +402,28 @@ class Loop:
                 self._server.post_guard()
             else:
                 self._upgrade.take(pid)
+            if number == MOST:
+                self._later(0.0, self._reap)
+                break
         self._server.remove_cgroups()
+
+    def _hear_unborn(self, pid: int) -> None:
+        """Hear who is born by now, before a child is reaped: it may be a template's worker, which said so when it lived."""
+        if self._charge_of(pid) is None:
+            self._delivery.hear()
 
     def _charge_of(self, pid: int) -> Charge | None:
         return next((found for found in self._server.charges.values() if found.child.pid == pid), None)
 
     def _mourn(self, charge: Charge, ended: Ended) -> None:
         """Take a worker's last words, then report its death."""
-        while charge.channel in self._selector.get_map() and self._hear(charge):
-            pass
+        is_heard = charge.channel in self._selector.get_map() or charge.channel in self._paused
+        if is_heard:  # its children may go on talking by the same channel
+            all(self._take_message(charge) for _ in range(MOST))
         for descriptor in (charge.channel, charge.stacks_read, charge.child.pidfd):
             self._unregister(descriptor)
+        self._paused -= {charge.channel, charge.stacks_read}
+        self._allowances.pop(charge.birth, None)
         if charge.pool.kind == "command":
             self._server.end_remains(charge)
         charge.peak_memory = max(charge.peak_memory, ended.peak_memory)

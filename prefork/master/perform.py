@@ -186,16 +186,21 @@ def _figures(action: actions.Bury, charge: Charge, snapshot: Snapshot) -> dict[s
 
 def look(server: Server, _action: actions.Look) -> events.Looked:
     """Read every armed deadline off the scoreboard, and what workers are like of whom more is to be known."""
-    charges = server.charges.values()
+    seen = [(charge, charge.snapshot()) for charge in server.charges.values()]
+    valid = [(charge, snapshot) for charge, snapshot in seen if snapshot.fault is None]
     return events.Looked(
-        tuple(pulse for charge in charges for pulse in _pulses(server, charge)),
-        tuple(_sighting(charge) for charge in charges if charge.pool.is_measured),
+        tuple(pulse for charge, snapshot in valid for pulse in _pulses(server, charge, snapshot)),
+        tuple(_sighting(charge, snapshot) for charge, snapshot in valid if charge.pool.is_measured),
         {pool.name: _queue(server, pool) for pool in server.config.pools.values() if pool.scale},
+        tuple(
+            events.Invalid(charge.birth, f"its row of the scoreboard has {snapshot.fault}")
+            for charge, snapshot in seen
+            if snapshot.fault is not None
+        ),
     )
 
 
-def _sighting(charge: Charge) -> Sighting:
-    snapshot = charge.snapshot()
+def _sighting(charge: Charge, snapshot: Snapshot) -> Sighting:
     return Sighting(
         birth=charge.birth,
         memory=charge.memory(),
@@ -210,8 +215,7 @@ def _queue(server: Server, pool: Pool) -> int:
     return sum(queue_length(listener) or 0 for listener in server.sockets_of(pool))
 
 
-def _pulses(server: Server, charge: Charge) -> Iterator[Pulse]:
-    snapshot = charge.snapshot()
+def _pulses(server: Server, charge: Charge, snapshot: Snapshot) -> Iterator[Pulse]:
     if snapshot.deadline:
         what = "task without a beat" if charge.pool.kind == "task" else ""
         yield _pulse(server, charge, Clock.STALL, snapshot.since, snapshot.deadline, what)

@@ -164,6 +164,13 @@ class ChannelLost(msgspec.Struct, frozen=True):
     birth: int
 
 
+class Invalid(msgspec.Struct, frozen=True):
+    """What the worker wrote or sent cannot be true: its process is broken, or taken over."""
+
+    birth: int
+    reason: str
+
+
 class StacksRead(msgspec.Struct, frozen=True):
     """A piece of the worker's stacks has arrived."""
 
@@ -207,11 +214,12 @@ class Busy(msgspec.Struct, frozen=True):
 
 
 class Looked(msgspec.Struct, frozen=True):
-    """What was seen: every deadline that is armed, and workers whose pool wants more to be known of them."""
+    """What was seen: every deadline that is armed, workers whose pool wants more to be known of them, and invalid rows."""
 
     pulses: tuple[Pulse, ...]
     sightings: tuple[Sighting, ...] = ()
     queues: dict[str, int] = {}  # how many clients wait to be accepted, by pool, of those that scale
+    invalid: tuple[Invalid, ...] = ()
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -227,6 +235,7 @@ WorkerEvent = (
     | Failed
     | LeftQueue
     | ChannelLost
+    | Invalid
     | StacksRead
     | Halted
     | Continued

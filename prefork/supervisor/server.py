@@ -137,8 +137,9 @@ class Supervisor:
                 return self._wake_up()
             case events.Knocked(address):
                 return self._knock(address, now)
-            case events.Looked(pulses, sightings, queues):
-                actions = self._take_sightings(sightings, queues, now)
+            case events.Looked(pulses, sightings, queues, invalid):
+                actions = [action for event in invalid for action in self._take_worker_event(event, now)]
+                actions += self._take_sightings(sightings, queues, now)
                 return [*actions, *self._take_pulses(pulses, now, any(seen.is_full for seen in sightings))]
             case events.Stop(at_once):
                 return self._stop(at_once, now)
@@ -519,6 +520,8 @@ def _input(event: WorkerEvent) -> tuple[Input, object]:
             return Input.EXITED, how
         case events.Spent(_, enough):
             return Input.SPENT, enough
+        case events.Invalid(_, reason):
+            return Input.INVALID, reason
         case _:
             return _PLAIN[type(event)], None
 

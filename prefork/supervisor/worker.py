@@ -75,6 +75,7 @@ class Input(Enum):
     FAILED = auto()
     LEFT_QUEUE = auto()
     CHANNEL_LOST = auto()
+    INVALID = auto()
     STACKS = auto()
     HALTED = auto()
     CONTINUED = auto()
@@ -119,6 +120,7 @@ class Life(msgspec.Struct):
     doom: Retirement | None = None
     strike: Strike | None = None
     struck: set[float] = msgspec.field(default_factory=set)
+    invalid: str | None = None
     failure: str | None = None
     traceback: str = ""
     exit: Exit | None = None
@@ -259,6 +261,12 @@ def _lose_channel_unready(life: Life, _detail: None, now: float) -> list[Action]
     life.lost = True
     life.move(State.LEAVING, now + LAST_BREATH)
     return []
+
+
+def _end_invalid(life: Life, reason: str, now: float) -> list[Action]:
+    """Kill a worker that cannot be believed; it is not asked for its stacks, which would be as invalid."""
+    life.invalid = life.failure = reason
+    return _kill(life, None, now)
 
 
 def _note_stacks(life: Life, _detail: None, now: float) -> list[Action]:
@@ -436,6 +444,8 @@ def recycled(life: Life) -> str:
 
 
 def _own_reason(life: Life) -> str:
+    if life.invalid is not None:
+        return life.invalid
     if life.strike is not None:
         return f"{life.strike.clock.value} of {round(life.strike.limit, 3):g} s"
     if life.lost:
@@ -456,6 +466,11 @@ HANDLED: dict[tuple[State, Input], Transition] = {
     (State.STARTING, Input.RETIRE): _retire,
     (State.STARTING, Input.QUIT): _quit,
     (State.STARTING, Input.DEADLINE): _boot_clock,
+    (State.STARTING, Input.INVALID): _end_invalid,
+    (State.READY, Input.INVALID): _end_invalid,
+    (State.DRAINING, Input.INVALID): _end_invalid,
+    (State.LEAVING, Input.INVALID): _end_invalid,
+    (State.DUMPING, Input.INVALID): _end_invalid,
     (State.READY, Input.FAILED): _note_failure,
     (State.READY, Input.LEFT_QUEUE): _left_queue,
     (State.READY, Input.CHANNEL_LOST): _lose_channel,
@@ -495,7 +510,7 @@ _NEWS = {
 }
 _BIRTH = {Input.ORDERED, Input.SPAWNED, Input.SPAWN_FAILED}
 LATE: dict[State, set[Input]] = {
-    State.FORKING: _NEWS | {Input.EXITED, Input.OVERDUE},
+    State.FORKING: _NEWS | {Input.INVALID, Input.EXITED, Input.OVERDUE},
     State.STARTING: _BIRTH
     | {
         Input.FAILED,
@@ -510,7 +525,7 @@ LATE: dict[State, set[Input]] = {
     State.DRAINING: _BIRTH | _NEWS - {Input.FAILED, Input.LEFT_QUEUE},
     State.LEAVING: _BIRTH | _NEWS | {Input.RETIRE, Input.QUIT, Input.OVERDUE},
     State.DUMPING: _BIRTH | _NEWS - {Input.LEFT_QUEUE, Input.STACKS} | {Input.RETIRE, Input.OVERDUE},
-    State.KILLED: _BIRTH | _NEWS | {Input.RETIRE, Input.QUIT, Input.OVERDUE},
+    State.KILLED: _BIRTH | _NEWS | {Input.INVALID, Input.RETIRE, Input.QUIT, Input.OVERDUE},
     State.GONE: set(Input),
 }
 TABLE = HANDLED | {(state, event): _ignore for state, events in LATE.items() for event in events}

@@ -147,16 +147,31 @@ def fork_for_subreaper(run: Callable[[], NoReturn]) -> None:
         raise OSError(failure, os.strerror(failure))
 
 
-def reap() -> Iterator[tuple[int, Ended]]:
-    """Yield every child that has ended, and strangers that this process inherited as well (as pid 1 does)."""
+def reap(announce: Callable[[int], None] | None = None) -> Iterator[tuple[int, Ended]]:
+    """Yield every child that has ended, and strangers that this process inherited as well (as pid 1 does).
+
+    ``announce`` is told of each while it can still be seen that it is a child (``is_child``).
+    """
     while True:
         try:
-            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if found is None:
+                return
+            if announce is not None:
+                announce(found.si_pid)
+            pid, status, usage = os.wait4(found.si_pid, 0)
         except ChildProcessError:
             return
-        if pid == 0:
-            return
         yield pid, _ended(status, usage)
+
+
+def is_child(pid: int) -> bool:
+    """Return whether a process is a child of this one that is not reaped yet, dead or alive."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (ChildProcessError, OverflowError):
+        return False
+    return True
 
 
 def open_pidfd(pid: int) -> int | None:

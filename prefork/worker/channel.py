@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import contextlib
 import socket
+import struct
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ MAX_PACKET = 65536
 MAX_TRACEBACK = 32768
 MAX_REASON = 4096
 MAX_DESCRIPTORS = 4
+CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # macOS has none
 
 
@@ -63,9 +65,7 @@ class Draining(Message, frozen=True):
 
 
 class Born(Message, frozen=True):
-    """Worker of a template, on its own channel: this is its pid; a pidfd of it comes along where the kernel has them."""
-
-    pid: int
+    """Worker of a template, on its own channel: it exists, and is the master's child. The kernel tells who says so."""
 
 
 class NotBorn(Message, frozen=True):
@@ -167,16 +167,32 @@ def receive_from_worker(channel: socket.socket) -> FromWorker | None:
     return _decode(_from_worker, packet) if packet else None
 
 
-def receive_from_unborn(channel: socket.socket) -> tuple[FromUnborn, list[int]] | None:
-    """Return what is heard of a worker that a template was to fork, with descriptors; None at the end of file.
+def ask_for_senders(channel: socket.socket) -> None:
+    """Have the kernel tell with each packet which process has sent it (unix(7), SO_PASSCRED)."""
+    channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
+
+def receive_from_unborn(channel: socket.socket) -> tuple[FromUnborn, int] | None:
+    """Return what is heard of a worker that a template was to fork, and the pid of who says it; None at the end of file.
+
+    The pid is the kernel's word, not the sender's: a template runs code that the master must not believe. Descriptors
+    that come with the packet are closed by the kernel, as there is no room for them.
 
     Raises BlockingIOError when there is nothing yet, ProtocolError for rubbish.
     """
     try:
-        packet, descriptors = _receive(channel)
+        packet, ancillary, _flags, _address = channel.recvmsg(MAX_PACKET, socket.CMSG_SPACE(CREDENTIALS.size))
     except ConnectionError:
         return None
-    return (_decode(_from_unborn, packet), descriptors) if packet else None
+    return (_decode(_from_unborn, packet), _sender(ancillary)) if packet else None
+
+
+def _sender(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """Return the pid of a packet's sender, 0 if it is not known."""
+    for level, kind, data in ancillary:
+        if (level, kind, len(data)) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, CREDENTIALS.size):
+            return int(CREDENTIALS.unpack(data)[0])
+    return 0
 
 
 def receive_from_master(channel: socket.socket) -> tuple[FromMaster, list[int]] | None:
@@ -206,5 +222,9 @@ def _receive(channel: socket.socket) -> tuple[bytes, list[int]]:
 def _decode(decoder: msgspec.msgpack.Decoder[T], packet: bytes) -> T:
     try:
         return decoder.decode(packet)
-    except msgspec.DecodeError as error:
+    except (
+        msgspec.DecodeError,
+        UnicodeDecodeError,
+        RecursionError,
+    ) as error:  # text that is no UTF-8; deep nesting
         raise ProtocolError(f"expected a message, found {packet[:40]!r}") from error

@@ -118,7 +118,10 @@ def leave_master(post: Post) -> None:
     """Drop what is the master's and was inherited: descriptors, and what it does about signals."""
     for name in (*activation.VARIABLES, *notify.VARIABLES):
         os.environ.pop(name, None)
+    post.board.confine(post.row)
     shared = [post.channel.fileno(), post.stacks, *post.outlets.descriptors()]
+    if post.slot == TEMPLATE and post.board.descriptor is not None:
+        shared.append(post.board.descriptor)  # its workers are confined to rows of their own
     process.close_all_but([*shared, *(listener.fileno() for listener in post.listeners)])
     signals.reset_for_worker()
 

@@ -67,6 +67,7 @@ def end_remains(program: int, identity: Identity, above: str | None) -> str | No
 
 def run(post: Post) -> NoReturn:
     """Be a worker. Runs in the process that was just forked, with all signals blocked, and never returns."""
+    post.board.confine(post.row)
     shared = [post.channel.fileno(), post.stacks, *post.outlets.descriptors()]
     process.close_all_but([*shared, *(listener.fileno() for listener in post.listeners)])
     signals.reset_for_worker()

@@ -170,7 +170,7 @@ def _fork(post: Post, order: Order, loaded: Loaded, orders: Orders) -> None:
     else:
         try:
             loaded.hooks.run("before_fork", _worker_of(workers))
-            process.fork_for_subreaper(lambda: _be_worker(workers, loaded, orders))
+            _fork_adopted(workers, loaded, orders)
         except BootError as error:
             logger.error("%s\n%s", error.message, error.traceback.rstrip())
             channel.send(workers.channel, not_born(error.message, error.traceback))
@@ -179,6 +179,24 @@ def _fork(post: Post, order: Order, loaded: Loaded, orders: Orders) -> None:
         workers.channel.detach()
     for descriptor in order.descriptors:
         os.close(descriptor)
+
+
+def _fork_adopted(workers: Post, loaded: Loaded, orders: Orders) -> None:
+    """Fork a worker, which goes on once it is the master's child. Raises OSError."""
+    adopted, adopting = os.pipe()
+
+    def run() -> NoReturn:
+        os.close(adopting)
+        os.read(adopted, 1)  # the process in between, whose child this was, is reaped by then
+        os.close(adopted)
+        _be_worker(workers, loaded, orders)
+
+    try:
+        process.fork_for_subreaper(run)
+        os.write(adopting, b"!")
+    finally:
+        os.close(adopting)
+        os.close(adopted)
 
 
 def _worker_post(post: Post, order: Order) -> Post:
@@ -209,11 +227,8 @@ def _worker_of(post: Post) -> Worker:
 def _be_worker(post: Post, loaded: Loaded, orders: Orders) -> NoReturn:
     for descriptor in orders.descriptors():
         os.close(descriptor)
-    pid = os.getpid()
-    pidfd = process.open_pidfd(pid)
-    known = [] if pidfd is None else [pidfd]
-    if not channel.send(post.channel, Born(pid), known):
+    if not channel.send(post.channel, Born()):
         os._exit(0)  # it has taken too long: nobody waits for this worker any more
-    for descriptor in known:
-        os.close(descriptor)
+    post.board.confine(post.row)
+    post.board.forget_descriptor()
     main.work(post, loaded)

@@ -18,6 +18,7 @@ from prefork.supervisor.events import (
     Continued,
     Exit,
     Halted,
+    Invalid,
     Knocked,
     LeftQueue,
     Reload,
@@ -180,6 +181,11 @@ class Histories(RuleBasedStateMachine):
     def somebody_closes_its_channel(self, number: int) -> None:
         if (birth := self.anybody(number)) is not None:
             self.system.plan(ChannelLost(birth), 0.0)
+
+    @rule(number=births)
+    def somebody_sends_what_cannot_be(self, number: int) -> None:
+        if (birth := self.anybody(number)) is not None:
+            self.system.plan(Invalid(birth, "it sent an invalid message"), 0.0)
 
     @rule(number=births)
     def somebody_is_halted(self, number: int) -> None:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prefork.scoreboard import (
+    BUSY,
+    BUSY_TIME,
+    DEADLINE,
+    LATEST,
     MOMENT,
+    MOST,
+    MOST_REQUESTS,
     SEQUENCE,
+    SINCE,
+    STATE,
     TEXT_SIZE,
     WORD,
     Board,
@@ -187,3 +197,81 @@ class TestLeastOfOthers:
         board = ready_board(5, 0)
         board.release(1)
         assert board.row(0).least_of_others(NOW) is None
+
+
+class TestUntrusted:
+    """Rows and the header as a worker that is broken, or taken over, may leave them."""
+
+    @given(st.binary(min_size=8, max_size=1200), st.integers(0, 100))
+    def test_whatever_a_row_holds_it_is_read_as_bounded_or_as_a_fault(self, data: bytes, word: int) -> None:
+        board = ready_board(1, 2)
+        at = board.row_at(0) + word * WORD
+        board.map[at : at + len(data)] = data
+        assert_believable(board.read(0))
+        assert board.read(1).fault is None
+
+    @given(st.floats(), st.sampled_from([SINCE, DEADLINE, BUSY, BUSY_TIME]))
+    def test_times_are_finite_and_bounded_or_a_fault(self, time: float, word: int) -> None:
+        board = ready_board(1)
+        board.times[board.row_at(0) // WORD + word] = time
+        snapshot = board.read(0)
+        assert_believable(snapshot)
+        assert (snapshot.fault is None) == (0.0 <= time <= LATEST)
+
+    @pytest.mark.parametrize("time", [float("nan"), float("inf"), float("-inf"), -1.0, 1e300])
+    def test_a_request_with_a_deadline_that_is_no_time_is_a_fault(self, time: float) -> None:
+        board = ready_board(1)
+        lane = board.row(0).lanes[0]
+        lane.begin(b"GET /", NOW, 1.0)
+        lane.extend(time)
+        assert "a time of" in (board.read(0).fault or "")
+
+    @pytest.mark.parametrize("state", [4, 77, 2**64 - 1])
+    def test_a_state_that_is_none_is_a_fault(self, state: int) -> None:
+        board = ready_board(1)
+        board.words[board.row_at(0) // WORD + STATE] = state
+        assert board.read(0).fault == f"a state of {state}"
+
+    @given(st.binary(min_size=64, max_size=64))
+    def test_whatever_the_header_holds_workers_balance_and_the_master_claims(self, data: bytes) -> None:
+        board = ready_board(5, 3)
+        row = board.row(0)
+        board.map[:64] = data
+        row.is_watched()
+        assert row.least_of_others(NOW) in (3, None)
+        board.claim()
+        assert row.least_of_others(NOW) == 3
+
+    def test_a_confined_process_writes_its_own_row_and_nothing_else(self) -> None:
+        board = ready_board(5, 3)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(try_to_write_elsewhere(board))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert [board.read(number).connections for number in (0, 1)] == [17, 3]
+
+
+def try_to_write_elsewhere(board: Board) -> int:
+    """Be confined to row 0; return 0 if that can be written and what else there is can only be read."""
+    before = len(os.listdir("/proc/self/fd"))
+    board.confine(0)
+    own, other = board.row(0), board.row(1)
+    own.set_connections(17)
+    own.lanes[0].begin(b"GET /", NOW, 1.0)
+    for write in (lambda: other.set_connections(1), lambda: board.watch(True)):
+        try:
+            write()
+        except TypeError:
+            continue
+        return 1
+    if own.least_of_others(NOW) != 3 or own.is_watched() or board.read(0).current[0].what != "GET /":
+        return 2
+    return 0 if len(os.listdir("/proc/self/fd")) <= before else 3
+
+
+def assert_believable(snapshot: Snapshot) -> None:
+    requests = [time for request in snapshot.current for time in (request.since, request.deadline)]
+    times = [snapshot.since, snapshot.deadline, snapshot.busy_since, snapshot.busy_time, *requests]
+    assert all(0.0 <= time <= LATEST for time in times)
+    assert max(snapshot.pid, snapshot.connections) <= MOST
+    assert snapshot.requests <= MOST_REQUESTS

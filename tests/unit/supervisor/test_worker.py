@@ -86,6 +86,19 @@ class TestTable:
         assert life(state).counts == (state in {State.FORKING, State.STARTING, State.READY})
 
 
+class TestInvalid:
+    @pytest.mark.parametrize(
+        "state", [state for state in State if state not in (State.FORKING, State.KILLED, State.GONE)]
+    )
+    def test_a_worker_that_cannot_be_believed_is_killed_whatever_it_does(self, state: State) -> None:
+        worker = life(state)
+        assert worker.handle(Input.INVALID, "it sent an invalid message", 101.0) == [Kill(7)]
+        assert (worker.state, worker.deadline) == (State.KILLED, 101.0 + UNKILLABLE)
+        bury = one(Bury, worker.handle(Input.EXITED, SHOT, 102.0))
+        assert bury.cause == "killed by prefork: it sent an invalid message"
+        assert not bury.expected
+
+
 class TestBoot:
     def test_the_boot_clock_runs_from_the_birth(self) -> None:
         worker = life(State.STARTING, boot_timeout=60.0)
