@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from typing import NoReturn
@@ -105,6 +106,9 @@ def _execute(post: Post, parent: int, inherited: dict[str, str], notify: str | N
 
 
 def _explanation(error: OSError, path: str) -> str:
-    """Tell what execve(2) means by "no such file" for a file that is there."""
-    is_there = isinstance(error, FileNotFoundError) and os.path.exists(path)
-    return " for the interpreter that its first line names" if is_there else ""
+    """Return what execve(2) means by an error that is not about the file itself."""
+    if isinstance(error, FileNotFoundError) and os.path.exists(path):
+        return " for the interpreter or dynamic loader that it names"
+    if error.errno == errno.ENOEXEC:
+        return "; it is no program of this machine, and no script whose first line names its interpreter (#!/bin/sh)"
+    return ""

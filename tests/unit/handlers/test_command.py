@@ -65,3 +65,64 @@ def test_a_program_is_found_as_a_shell_finds_it(tmp_path, monkeypatch):
         find("absent")
     with pytest.raises(BootError, match=f"cannot run '{tmp_path}': permission denied"):
         find(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("program", "hint"),
+    [
+        ("~/bin/serve", 'write the whole path, or command = ["sh", "-c", "exec ~/bin/serve"]'),
+        ("$HOME/bin/serve", 'write the whole path, or command = ["sh", "-c", "exec $HOME/bin/serve"]'),
+        ("local.sh", 'a program in this folder is written with it: command = ["./local.sh", …]'),
+        ("sleep 100", 'each word is a text of its own: command = ["sleep", "100"]'),
+        ("./serve --port 'a b'", 'command = ["./serve", "--port", "a b"]'),
+        ("PORT=1 serve", 'command = ["sh", "-c", "PORT=1 serve"]'),
+        ("cd x && ./serve", 'command = ["sh", "-c", "cd x && ./serve"]'),
+        ("serve 'a", 'command = ["sh", "-c", "serve \'a"]'),
+        ("absent", None),
+    ],
+)
+def test_a_program_that_is_not_there_is_refused_with_what_to_write(tmp_path, monkeypatch, program, hint):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "local.sh").write_text("#!/bin/sh\n")
+    with pytest.raises(BootError, match="cannot run ") as caught:
+        find(program)
+    assert hint in caught.value.hint if hint else caught.value.hint is None
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "hint"),
+    [
+        (
+            b"echo hi\n",
+            "exec format error: it is a text without a first line that",
+            'command = ["sh", "./it"]',
+        ),
+        (
+            b"#!/bin/sh\r\necho\r\n",
+            r"for the interpreter that its first line names: '/bin/sh\r'",
+            "sed -i 's/",
+        ),
+        (b"#!/usr/bin/env sh\r\n", "for the interpreter that its first line names", "as on Windows"),
+        (b"#! /no/such -x\n", "for the interpreter that its first line names: '/no/such'", None),
+        (b"#!\n", "for the interpreter that its first line names: ''", None),
+    ],
+)
+def test_a_script_that_the_kernel_cannot_execute_is_refused_before(
+    tmp_path, monkeypatch, content, reason, hint
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "it").write_bytes(content)
+    (tmp_path / "it").chmod(0o755)
+    with pytest.raises(BootError) as caught:
+        find("./it")
+    assert reason in caught.value.message
+    assert hint in caught.value.hint if hint else caught.value.hint is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"#!/bin/sh\n", b"#! /bin/sh -e\n", b"\x7fELF\0\0", b"MZ\0\n", b"", b"#!/usr/bin/env sh"]
+)
+def test_what_the_kernel_may_execute_is_left_to_it(tmp_path, content):
+    (tmp_path / "it").write_bytes(content)
+    (tmp_path / "it").chmod(0o755)
+    assert find(str(tmp_path / "it")) == str(tmp_path / "it")
