@@ -22,7 +22,10 @@ import msgspec
 
 from prefork.errors import ListenError
 
-logger = logging.getLogger("prefork")
+# None of logging's own: dictConfig() and fileConfig() disable every logger that exists unless they are told not to, and
+# logging.disable() switches all of them off. Until ``start`` it hands its records on as others do.
+logger = logging.Manager(logging.RootLogger(logging.WARNING)).getLogger("prefork")
+logger.parent = logging.getLogger()
 
 # What a terminal or a log viewer could take for a command; line ends and tabs are laid out by the formatter.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

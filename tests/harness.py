@@ -55,7 +55,6 @@ class Server:
             env={
                 **_surroundings(),
                 "PYTHONPATH": f"{APPS}{os.pathsep}{folder}",
-                "PYTHONUNBUFFERED": "1",
                 **variables,
                 **(env or {}),
             },

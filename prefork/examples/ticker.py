@@ -6,7 +6,8 @@ import logging
 
 import prefork
 
-logger = logging.getLogger("prefork")
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+logger = logging.getLogger("ticker")
 
 
 def run(worker: prefork.Worker) -> None:

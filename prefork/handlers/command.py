@@ -124,11 +124,12 @@ def environment(
 ) -> dict[str, str]:
     """Return the environment of a program of a pool, that this process is about to become.
 
-    ``inherited`` is the one that prefork was started in, ``notify`` the address for sd_notify(3) if the program is to
+    ``inherited`` is the one that this process has, ``notify`` the address for sd_notify(3) if the program is to
     say itself that it is ready, ``mark`` its worker's identity.
     """
     kept = (name for name in inherited if name not in OF_OTHERS and not name.startswith(OF_PREFORK))
-    own = {name: inherited[name] for name in kept} | pool.env
+    # A program in Python would keep what it prints until 8 KiB are full: it prints to a pipe.
+    own = {"PYTHONUNBUFFERED": "1"} | {name: inherited[name] for name in kept} | pool.env
     own |= {
         "PREFORK_POOL": pool.name,
         "PREFORK_SLOT": str(slot),

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import msgspec
 
-from prefork.system import signals
+from prefork.system import signals, stdio
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 # A process that could not even say what went wrong with it; as EX_SOFTWARE of sysexits.h.
@@ -70,6 +70,7 @@ def fork(run: Callable[[], NoReturn]) -> Child:
 
     Raises OSError when there is no room for one more process.
     """
+    stdio.flush()  # the child would print what is in the buffers once more
     signals.block_all()
     try:
         pid = os.fork()

@@ -36,14 +36,14 @@ def launch(post: Post, output: int, notify: str | None, identity: Identity) -> C
     Raises BootError if it cannot be executed.
 
     """
-    parent, inherited = os.getpid(), dict(os.environ)
+    parent = os.getpid()
     report, reported = os.pipe()
 
     def run() -> NoReturn:
         _enter(cgroup_of(post.cgroup, identity))
         reported_at = _arrange(post, output, reported)
         try:
-            _execute(post, parent, inherited, notify, str(identity))
+            _execute(post, parent, notify, str(identity))
         except BootError as error:
             os.write(reported_at, error.sentence.encode("utf-8", "replace")[:READ_SIZE])
         os._exit(BootError.exit_code)
@@ -90,12 +90,12 @@ def _moved(descriptor: int, lowest: int) -> int:
     return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest)
 
 
-def _execute(post: Post, parent: int, inherited: dict[str, str], notify: str | None, mark: str) -> NoReturn:
+def _execute(post: Post, parent: int, notify: str | None, mark: str) -> NoReturn:
     os.setsid()
     settle_in(post.pool, post.master, post.account)
     path = prepare(post.pool)
     assert post.pool.command is not None
-    own = environment(inherited, post.pool, post.slot, post.generation, notify, mark)
+    own = environment(os.environ, post.pool, post.slot, post.generation, notify, mark)
     tree.die_with(parent)
     signals.reset_for_program()
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import faulthandler
 import os
-import sys
 from typing import Any, NamedTuple, NoReturn
 
 from setproctitle import setproctitle
@@ -23,11 +22,12 @@ from prefork.handlers.patching import check_unpatched
 from prefork.handlers.socket import adapt
 from prefork.log import Destination, Identity, logger
 from prefork.scoreboard import Row
-from prefork.system import activation, notify, process, signals
+from prefork.system import activation, notify, process, signals, stdio
 from prefork.worker import blocking, evented
 from prefork.worker import task as tasks
 from prefork.worker.access import AccessLog
 from prefork.worker.channel import boot_failed
+from prefork.worker.leaving import leave
 from prefork.worker.logs import Logs, open_access_log
 from prefork.worker.orders import Orders
 from prefork.worker.post import Post
@@ -74,7 +74,7 @@ def work(post: Post, loaded: Loaded | None = None) -> NoReturn:
         _serve(post, worker, row, orders, application, logs.access)
     except BootError as error:
         orders.say(boot_failed(error.sentence, error.traceback))
-        os._exit(error.exit_code)
+        leave(error.exit_code)
     orders.wait_for_hook()
     if not orders.hooks.try_run("exit", worker):
         orders.exit_code = orders.exit_code or 1
@@ -119,6 +119,7 @@ def leave_master(post: Post) -> None:
     for name in (*activation.VARIABLES, *notify.VARIABLES):
         os.environ.pop(name, None)
     post.board.confine(post.row)
+    stdio.settle()
     shared = [post.channel.fileno(), post.stacks, *post.outlets.descriptors()]
     if post.slot == TEMPLATE and post.board.descriptor is not None:
         shared.append(post.board.descriptor)  # its workers are confined to rows of their own
@@ -193,9 +194,6 @@ def _prepare_loop(pool: Pool) -> None:
 def _exit(code: int) -> NoReturn:
     """Leave as a program of the user's would, but without unwinding into the master's frames below."""
     atexit._run_exitfuncs()  # noqa: SLF001 - as multiprocessing does; there is no public name
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed when the server was started
-        try:
-            stream.flush()
-        except (OSError, ValueError) as error:
-            logger.warning("what was printed last is lost: %s", error)
+    if (error := stdio.flush()) is not None:
+        logger.warning("what was printed last is lost: %s", error)
     os._exit(code)

@@ -18,6 +18,7 @@ from prefork.log import logger
 from prefork.scoreboard import Row, State
 from prefork.worker import channel
 from prefork.worker.channel import Busy, Drain, Draining, Leave, Message, Ready, ReopenLogs, Spent
+from prefork.worker.leaving import leave
 from prefork.worker.logs import Logs
 from prefork.worker.post import Post
 from prefork.worker.threads import start_vital
@@ -122,7 +123,7 @@ class Orders:
         """
         with self._readiness:
             if not self._is_ready:
-                os._exit(self.exit_code)
+                leave(self.exit_code)
             is_first, self._is_draining = not self._is_draining, True
         by = time.monotonic() + (self._post.pool.graceful_timeout if grace is None else grace)
         if self.queue_time is None:
@@ -199,7 +200,7 @@ class Orders:
             self.drain(message.grace, QUEUE_TIME if message.empty_queue else None)
         elif isinstance(message, Leave):
             self._logs.write()
-            os._exit(0)
+            leave(0)
         elif isinstance(message, ReopenLogs):
             self._logs.reopen(descriptors)
         else:
@@ -219,7 +220,7 @@ class Orders:
         assert self.drain_by is not None
         time.sleep(max(0.0, self.drain_by - time.monotonic()) + OVERTIME)
         self._logs.write()
-        os._exit(1)
+        leave(1)
 
 
 def _shut(listener: socket.socket) -> None:

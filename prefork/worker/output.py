@@ -6,14 +6,17 @@ duties starve. Lines wait for a slow reader of the log, but a reader that is stu
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import select
 import stat
 import time
 from collections import deque
+from contextlib import suppress
 
 from prefork.log import Destination, logger
+from prefork.system.privileges import Account
 from prefork.system.unread import unread
 
 # Docker's limit as well: who reads logs is prepared for lines of this length.
@@ -30,6 +33,8 @@ PAUSE = 0.002
 # So much of what was printed last is shown with a failed start.
 LAST_LINES = 20
 CUT = "…"
+# After such a pause a line that has not ended is shown as far as it has come: it may be a prompt.
+UNFINISHED = 1.0
 
 
 class Lines:
@@ -53,6 +58,13 @@ class Lines:
         line, self._pending = self._pending, b""
         return self._whole(line) if line else []
 
+    def part(self) -> list[str]:
+        """Return what has come of a line that has not ended, as one more piece; no character is cut."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        decoder.decode(self._pending)
+        size = len(self._pending) - len(decoder.getstate()[0])
+        return [self._piece(size)] if size else []
+
     def _whole(self, line: bytes) -> list[str]:
         pending, self._pending = self._pending, line
         found = []
@@ -67,6 +79,9 @@ class Lines:
         at = self._limit
         while at > self._limit - 4 and self._pending[at] & 0xC0 == 0x80:
             at -= 1
+        return self._piece(at)
+
+    def _piece(self, at: int) -> str:
         piece, self._pending = self._pending[:at], self._pending[at:]
         text = self._text(piece) + CUT
         self._is_cut = True
@@ -83,12 +98,20 @@ class Output:
         descriptor: the end to read from, and to wait for.
         writer: the program's end; to be closed here once the program has it.
         last: the latest lines.
+        due: when to ``show_unfinished``, on the monotonic clock; None while that is never.
+
+    Args:
+        destination: the log.
+        account: whom the program runs as, if not as this process.
 
     """
 
-    def __init__(self, destination: Destination) -> None:
+    def __init__(self, destination: Destination, account: Account | None = None) -> None:
         self.descriptor, self.writer = os.pipe()
         os.set_blocking(self.descriptor, False)
+        if account is not None:
+            _give(self.writer, account)
+        self.due: float | None = None
         self.last: deque[str] = deque(maxlen=LAST_LINES)
         self._destination = destination
         kind = os.fstat(destination.descriptor).st_mode
@@ -103,7 +126,13 @@ class Output:
         except BlockingIOError:
             return True
         self._log(self._lines.feed(data))
+        self.due = time.monotonic() + UNFINISHED if data and not data.endswith(b"\n") else None
         return bool(data)
+
+    def show_unfinished(self) -> None:
+        """Log what has come of a line that has not ended."""
+        self.due = None
+        self._log(self._lines.part())
 
     def finish(self) -> None:
         """Log all that is left, once nobody is left who would print more."""
@@ -125,6 +154,12 @@ class Output:
                 _wait_for_half(self._destination.descriptor)
             logger.info("| %s", line, extra={"figures": {"message": line, "output": True}})
         self.last.extend(lines)
+
+
+def _give(pipe: int, account: Account) -> None:
+    """Let a user open the pipe that it prints to by its name, /dev/stdout: that takes rights which writing does not."""
+    with suppress(OSError):  # in a user namespace that does not have this user
+        os.fchown(pipe, account.uid, account.gid)
 
 
 def _wait_for_half(pipe: int) -> None:

@@ -97,7 +97,7 @@ class Program:
         self._identity = identity
         self._cgroup = cgroup_of(post.cgroup, identity)
         self._signals = signals.report_to((signal.SIGTERM, signal.SIGCHLD, signals.STACKS_SIGNAL))
-        self._output = Output(destination)
+        self._output = Output(destination, post.account)
         self._poll = select.poll()
         self._heard: dict[int, Callable[[], None]] = {}
         self._main: Child | None = None
@@ -158,11 +158,13 @@ class Program:
         self._poll.unregister(descriptor)
 
     def _turn(self) -> None:
-        dues = [due for due in (self._ready_at, self._kill_at) if due is not None]
+        dues = [due for due in (self._ready_at, self._kill_at, self._output.due) if due is not None]
         wait = max(0.0, min(dues) - time.monotonic()) * 1000 if dues else None
         for descriptor, _ in self._poll.poll(wait):
             self._heard[descriptor]()
         now = time.monotonic()
+        if self._output.due is not None and now >= self._output.due:
+            self._output.show_unfinished()
         if self._ready_at is not None and now >= self._ready_at:
             self._say_ready()
         if self._kill_at is not None and now >= self._kill_at:

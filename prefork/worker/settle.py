@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -40,6 +41,7 @@ def settle_in(pool: Pool, master: Master, account: Account | None) -> None:
             reason = reason[:1].lower() + reason[1:]
             raise BootError(f"{key} = {value} is not possible here: {reason}") from error
     os.environ.update(pool.env)
+    time.tzset()  # the C library has read TZ before
     # Forked from one master all workers would draw the same numbers.
     random.seed()
 

@@ -34,6 +34,7 @@ from prefork.worker.channel import (
     boot_failed,
     not_born,
 )
+from prefork.worker.leaving import leave
 from prefork.worker.main import Loaded
 from prefork.worker.post import Post
 from prefork.worker.settle import settle_in
@@ -58,7 +59,7 @@ def run(post: Post) -> NoReturn:
         loaded = Loaded(main.prepare(post.pool), hooks)
     except BootError as error:
         channel.send(post.channel, boot_failed(error.sentence, error.traceback))
-        os._exit(error.exit_code)
+        leave(error.exit_code)
     orders.stop_listening(hearing)
     _warn_of_leftovers(post, orders.descriptors(), hearing.native_id)
     gc.collect()
@@ -120,7 +121,7 @@ class Orders:
             ready = {descriptor for descriptor, _ in self._poll.poll()}
             if self._signals in ready and signal.SIGTERM in os.read(self._signals, READ_SIZE):
                 channel.send(self._post.channel, Draining())
-                os._exit(0)
+                leave(0)
             if self._post.channel.fileno() in ready and (order := self._take()) is not None:
                 return order
             if self._loaded in ready:
@@ -129,14 +130,14 @@ class Orders:
     def _take(self) -> Order | None:
         received = channel.receive_from_master(self._post.channel)
         if received is None:
-            os._exit(0)
+            leave(0)
         message, descriptors = received
         if isinstance(message, Fork):
             return Order(message, descriptors)
         if isinstance(message, ReopenLogs):
             self._reopen(descriptors)
         elif not isinstance(message, WriteLogs):  # there is no access log here
-            os._exit(0)
+            leave(0)
         return None
 
     def _reopen(self, descriptors: list[int]) -> None:

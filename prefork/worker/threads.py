@@ -12,6 +12,7 @@ from prefork.handlers.context import Worker
 from prefork.log import logger
 from prefork.scoreboard import Lane
 from prefork.system.process import BROKEN
+from prefork.worker.leaving import leave
 
 T = TypeVar("T")
 Job = Callable[[Lane], None]
@@ -30,7 +31,7 @@ def _run_vital(run: Callable[[], object]) -> None:
         run()
     except BaseException:  # noqa: BLE001 - mostly a handler that has closed descriptors that are not its own
         logger.exception("a thread of prefork's own failed; the worker ends")
-        os._exit(BROKEN)
+        leave(BROKEN)
 
 
 class Mailbox(Generic[T]):

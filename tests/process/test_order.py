@@ -187,7 +187,7 @@ def test_the_example_runs(start, function):
     assert [line.split()[2] for line in server.wait_for(" ready in ")] == ["prepare/0", "ticker/0", "web/0"]
     assert server.get(pool="web").startswith(b"HTTP/1.1 200")
     assert server.stop() == 0
-    server.wait_for("info  ticker/0 .* stopped after 0 ticks")
+    server.wait_for("^stopped after 0 ticks")
     assert server.run("check").returncode == 0
 
 

@@ -87,11 +87,11 @@ def test_the_end_gives_everything_back_and_a_second_server_can_follow(launch, tm
     text = (
         SERVES.partition("if __name__")[0]
         + """
-import logging, signal, setproctitle
+import signal, setproctitle
 def mine(number, frame): pass
 def state():
     signals = [signal.getsignal(number) for number in signal.valid_signals()]
-    logger = logging.getLogger("prefork")
+    from prefork.log import logger
     descriptors = sorted(os.listdir("/proc/self/fd"))
     return signals, signal.set_wakeup_fd(-1), setproctitle.getproctitle(), logger.handlers[:], logger.level, descriptors
 

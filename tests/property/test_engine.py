@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from prefork.log import logger
 from prefork.worker import evented
 from tests.corpus import BAD_HEADS, GOOD, SMUGGLERS
 from tests.unit.worker.serving import Site, read_all
@@ -88,11 +89,11 @@ def test_whatever_comes_is_answered_or_refused(sites: list[Site], data: bytes, c
     logged: list[logging.LogRecord] = []
     handler = logging.Handler()
     handler.emit = logged.append  # type: ignore[method-assign]
-    logging.getLogger("prefork").addHandler(handler)
+    logger.addHandler(handler)
     try:
         found = [converse(site, [data]) for site in sites] + [converse(sites[0], pieces)]
     finally:
-        logging.getLogger("prefork").removeHandler(handler)
+        logger.removeHandler(handler)
     assert found[0] == found[1]
     check(found[0])
     # What has not come whole may be refused for less than all that is wrong with it, but it is refused.

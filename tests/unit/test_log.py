@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import logging.config
 import os
 import select
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from prefork.log import (
     JsonFormatter,
     TextFormatter,
     close_file,
+    logger,
     open_file,
     write_nowait,
 )
@@ -167,3 +169,17 @@ class TestDestination:
 def test_a_log_file_that_cannot_be_opened_is_said_with_its_path_and_reason() -> None:
     with pytest.raises(ListenError, match=r"cannot open the log file /dev/null/x: "):
         open_file("/dev/null/x")
+
+
+def test_no_configuration_of_logging_by_an_application_reaches_the_log(pipe):
+    reading, writing = pipe
+    before = logger.handlers[:]
+    logger.addHandler(Destination(writing))
+    try:
+        logging.config.dictConfig({"version": 1, "disable_existing_loggers": True})
+        logging.disable(logging.CRITICAL)
+        logger.error("still there")
+    finally:
+        logging.disable(logging.NOTSET)
+        logger.handlers[:] = before
+    assert b"still there" in os.read(reading, 4096)

@@ -23,6 +23,7 @@ def described(inherited=(), notify=None, **options) -> dict[str, str]:
 
 def test_a_program_is_told_its_place_and_its_listeners():
     assert described(listen=listens(2)) == {
+        "PYTHONUNBUFFERED": "1",
         "PREFORK_POOL": "files",
         "PREFORK_SLOT": "3",
         "PREFORK_GENERATION": "7",
@@ -49,6 +50,12 @@ def test_what_is_meant_for_prefork_itself_is_not_handed_on_but_what_the_pool_say
     assert "PREFORK_POOL__WEB__WORKERS" not in own
     assert (own["PATH"], own["WATCHDOG_USEC"]) == ("/opt", "2")
     assert described(inherited.items(), notify="@1")["NOTIFY_SOCKET"] == "@1"
+
+
+def test_a_program_in_python_prints_at_once_unless_somebody_wants_otherwise():
+    assert described()["PYTHONUNBUFFERED"] == "1"
+    assert described([("PYTHONUNBUFFERED", "")])["PYTHONUNBUFFERED"] == ""
+    assert described(env={"PYTHONUNBUFFERED": "0"})["PYTHONUNBUFFERED"] == "0"
 
 
 def test_a_program_is_found_as_a_shell_finds_it(tmp_path, monkeypatch):

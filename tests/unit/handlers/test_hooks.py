@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 
 from prefork.errors import BootError
 from prefork.handlers.context import Worker
 from prefork.handlers.hooks import load_hooks
+from prefork.log import logger
 from prefork.scoreboard import Board
 
 
@@ -56,7 +55,7 @@ def test_a_failure_is_a_boot_failure_with_the_functions_name_and_its_own_traceba
 
 
 def test_a_late_failure_is_logged(write, worker, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("prefork"), "propagate", True)
+    monkeypatch.setattr(logger, "propagate", True)
     hooks = write("def exit(worker):\n    raise RuntimeError('on purpose')\n")
     assert not hooks.try_run("exit", worker)
     assert caplog.messages[0].startswith("hook exit failed: RuntimeError: on purpose\nTraceback")

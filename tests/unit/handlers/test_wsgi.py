@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import logging
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +17,7 @@ from werkzeug.utils import send_file
 
 from prefork.config.schema import Http
 from prefork.handlers.wsgi import Body, Cut, FileSpan, FileWrapper, WsgiApp, WsgiHandler
+from prefork.log import logger
 
 OK = "200 OK"
 Start = Callable[..., Callable[[bytes], object]]
@@ -618,7 +618,7 @@ def test_a_file_that_is_only_said_to_be_empty_is_read() -> None:
 
 @pytest.fixture(autouse=True)
 def _propagate_to_caplog(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.getLogger("prefork"), "propagate", True)
+    monkeypatch.setattr(logger, "propagate", True)
 
 
 @pytest.mark.parametrize("make", [reply, stream])

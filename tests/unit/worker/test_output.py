@@ -38,6 +38,15 @@ def test_what_is_no_utf_8_is_shown_and_cut_all_the_same():
     assert lines(b"\x80" * 12) == [r"\x80" * 4 + "…", "…" + r"\x80" * 8]
 
 
+def test_an_unfinished_line_can_be_shown_and_goes_on_with_marks():
+    reader = Lines(LIMIT)
+    assert reader.part() == []
+    assert reader.feed(b"name\nab\xe2\x82") == ["name"]
+    assert reader.part() == ["ab…"]
+    assert reader.part() == []  # half a character waits for its other half
+    assert reader.feed(b"\xac\n") == ["…€"]
+
+
 @given(st.lists(st.text("aé€😀\n", max_size=30).map(str.encode), max_size=8))
 def test_the_pieces_make_up_what_was_printed(pieces):
     whole = b"".join(pieces).decode("utf-8")
