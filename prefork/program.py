@@ -24,6 +24,7 @@ from prefork.handlers import context
 from prefork.handlers.load import give
 from prefork.log import logger
 from prefork.master import start, upgrade
+from prefork.master.release import start_folder
 
 POOL = "main"
 
@@ -131,7 +132,7 @@ class _ValuesReader:
     def __init__(self, values: dict[str, Any], script: str) -> None:
         self._values = values
         self._script = script
-        self._directory = os.getcwd()
+        self._directory = start_folder()
         self._environment = dict(os.environ)
 
     def __call__(self) -> Config:

@@ -65,7 +65,7 @@ def _parts(status: ServerStatus, wide: bool) -> list[RenderableType]:
     parts: list[RenderableType] = [_headline(status)]
     if status.pools:
         parts += ["", _pools(status.pools, wide)]
-    notes = [note for pool in status.pools for note in _notes(pool)]
+    notes = [*_releases(status.pools), *(note for pool in status.pools for note in _notes(pool))]
     if notes:
         parts += ["", *notes]
     if any(pool.workers or pool.templates for pool in status.pools):
@@ -114,6 +114,21 @@ def _ready(pool: PoolStatus) -> Text:
 
 def _queue(listener: ListenerStatus) -> str:
     return f"{'-' if listener.queue is None else listener.queue}/{listener.backlog}"
+
+
+def _releases(pools: Sequence[PoolStatus]) -> list[Text]:
+    """Return where the code of the pools comes from, a line for each folder."""
+    notes = []
+    for folder in dict.fromkeys(pool.release for pool in pools if pool.release):
+        there = [pool for pool in pools if pool.release == folder]
+        names = "" if len(there) == len(pools) else f" of {', '.join(pool.name for pool in there)}"
+        loose = [pool for pool in there if not pool.is_preloaded]
+        # Only a template keeps code in memory; a path cannot keep others from writing to the files behind it.
+        caveat = (
+            "; without preload, files changed in place there are loaded by the next worker" if loose else ""
+        )
+        notes.append(Text(f"release{_safe(names)}: {_safe(folder)}{caveat}", "dim"))
+    return notes
 
 
 def _notes(pool: PoolStatus) -> list[Text]:

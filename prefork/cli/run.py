@@ -13,6 +13,7 @@ from prefork.config.load import load
 from prefork.config.schema import Config, json_schema
 from prefork.config.starter import starter
 from prefork.errors import CommandError, ConfigError, PreforkError, Problem
+from prefork.master.release import start_folder
 
 MASTER_TABLE = re.compile(rb"^[ \t]*\[[ \t]*master[ \t]*\].*?(?=^[ \t]*\[|\Z)", re.MULTILINE | re.DOTALL)
 # A configuration without pools is refused; this one is never bound.
@@ -80,7 +81,7 @@ class Source(msgspec.Struct, frozen=True):
 
 def source(conf: str, settings: Sequence[str]) -> Source:
     """Return a file as it is to be read by this command."""
-    return Source(conf, os.getcwd(), dict(os.environ), settings)
+    return Source(conf, start_folder(), dict(os.environ), settings)
 
 
 def run(conf: str, settings: Sequence[str]) -> int:

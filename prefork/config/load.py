@@ -22,6 +22,7 @@ from prefork.config.lines import Path
 from prefork.config.schema import (
     POOL_NAME,
     Config,
+    Folder,
     Hooks,
     Http,
     Limits,
@@ -30,6 +31,7 @@ from prefork.config.schema import (
     Master,
     Option,
     Pool,
+    Release,
     Scale,
     Tls,
     Unit,
@@ -99,6 +101,7 @@ class _Reader:
         self.listeners: list[tuple[Path, Listen]] = []
         self._document = document
         self._source = source
+        self._started_in = directory
         self._directory = directory
         self._runtime_directory = runtime_directory
         self._cpus = cpus
@@ -111,24 +114,25 @@ class _Reader:
         master = self._master()
         log = Log(**self._resolved(self._table(("log",), Log), "file", "access"))
         hooks = Hooks(**self._table(("hooks",), Hooks))
-        return Config(master=master, log=log, pools=self._pools(), hooks=hooks, origins=self._origins)
+        return Config(master=master, log=log, pools=self._pools(master), hooks=hooks, origins=self._origins)
 
     def _master(self) -> Master:
         found = self._table(("master",), Master)
         self._directory = self._path(found.get("directory", "."))
         name = found.setdefault("name", name_for(posixpath.basename(self._source).removesuffix(".toml")))
         found.setdefault("control", posixpath.join(self._runtime_directory, f"{name}.sock"))
-        found["directory"] = self._directory
+        if "directory" in found:
+            found["directory"] = self._directory
         master = Master(**self._resolved(found, "control", "pid_file"))
         self._is_socket(("master", "control"), master.control)
         return master
 
-    def _pools(self) -> dict[str, Pool]:
+    def _pools(self, master: Master) -> dict[str, Pool]:
         pools = self._document.values.get("pool", {})
         if not isinstance(pools, dict):
             self._document.complain(("pool",), "tables [pool.NAME]", _shown(pools))
             return {}
-        return {name: self._pool(name) for name in pools if self._is_pool(name, pools[name])}
+        return {name: self._pool(name, master) for name in pools if self._is_pool(name, pools[name])}
 
     def _is_pool(self, name: str, value: Any) -> bool:
         path: Path = ("pool", name)
@@ -142,10 +146,19 @@ class _Reader:
             return True
         return False
 
-    def _pool(self, name: str) -> Pool:
+    def _pool(self, name: str, master: Master) -> Pool:
         found = self._table(("pool", name), Pool)
         found["reload_on_change"] = tuple(map(self._path, found.get("reload_on_change", ())))
-        return Pool(name=name, **self._resolved(found, "directory"))
+        resolved = self._resolved(found, "directory")
+        return Pool(name=name, release=self._release(resolved.get("directory"), master), **resolved)
+
+    def _release(self, own: str | None, master: Master) -> Release:
+        """Return where a pool's workers start, and what comes first on their sys.path; ``own`` is the pool's directory."""
+        home = posixpath.dirname(posixpath.join(self._started_in, self._source))
+        shared = [master.directory] if master.directory else [posixpath.normpath(home), self._started_in]
+        folders = [own, *shared] if own else shared
+        start = own or master.directory or self._started_in
+        return Release(Folder(start), tuple(map(Folder, dict.fromkeys(folders))))
 
     def _table(self, path: Path, struct: type[msgspec.Struct], table: Any = None) -> dict[str, Any]:
         """Return the values of a table that are right; the table at ``path`` unless it is given."""

@@ -204,14 +204,14 @@ class Master(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ]
     directory: Annotated[
-        str,
+        str | None,
         option(
             Unit.PATH,
-            "where relative paths start; first on the workers' sys.path",
-            otherwise="where the command was started",
+            "where workers run, and first on their sys.path; relative paths start here",
+            otherwise="they run where the command was started; this file's folder and that one are first",
             example='"."',
         ),
-    ]
+    ] = None
     control: Annotated[
         str,
         option(
@@ -492,10 +492,31 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
         return max(self.min, min(workers, self.max))
 
 
+class Folder(msgspec.Struct, frozen=True):
+    """A folder, by its absolute path as it was written and by the real path that this had when the file was read.
+
+    ``real`` is filled in by the master: only the machine knows where links lead.
+    """
+
+    name: str
+    real: str = ""
+
+
+class Release(msgspec.Struct, frozen=True):
+    """The code that a pool's workers run: the folder they start in, and those that come first on their sys.path.
+
+    Every worker of a generation has the same one, whatever links are switched meanwhile.
+    """
+
+    start: Folder = Folder("/")
+    imports: tuple[Folder, ...] = ()
+
+
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
     """A named group of equal workers with their listeners and one handler."""
 
     name: str
+    release: Release = Release()
     listen: Annotated[
         tuple[Listen, ...],
         option(

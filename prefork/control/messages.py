@@ -139,7 +139,8 @@ class PoolStatus(msgspec.Struct):
     """One pool; ``degraded`` says why it cannot have its wanted workers.
 
     ``done`` are those of them that have ended for good, ``waits_for`` the pools that its new generation comes after,
-    ``size_range`` between which numbers it scales by load.
+    ``size_range`` between which numbers it scales by load. ``release`` is the real path of the folder that its workers
+    start in; ``is_preloaded`` if they have their code from memory, whatever happens to the files there.
     """
 
     name: str
@@ -156,6 +157,8 @@ class PoolStatus(msgspec.Struct):
     waits_for: list[str] = []
     templates: list[TemplateStatus] = []
     size_range: tuple[int, int] | None = None
+    release: str = ""
+    is_preloaded: bool = False
 
 
 class ServerStatus(msgspec.Struct):

@@ -255,7 +255,7 @@ class Loop:
             text = f"{key} has changed: that takes a new start, the running server keeps the old one"
             logger.warning("%s", text)
             self._requests.tell(actions.Tell("warning", text))
-        self._server.prepare(config)
+        config = self._server.prepare(config)
         for line in change.lines():
             logger.info("%s", line)
         self._feed(events.Reload(config))

@@ -38,10 +38,14 @@ def examine(config: Config) -> Accounts:
 
 
 def _missing_directories(config: Config) -> list[Problem]:
-    wanted = {config.place("master", "directory"): config.master.directory}
+    wanted = {}
+    if config.master.directory is not None:
+        wanted[config.place("master", "directory")] = config.master.directory
     for pool in config.pools.values():
         if pool.directory is not None:
             wanted[config.place("pool", pool.name, "directory")] = pool.directory
+        elif config.master.directory is None:
+            wanted["the folder that prefork was started in"] = pool.release.start.name
     faults = ((place, path, _fault(path)) for place, path in wanted.items())
     return [
         Problem(f"{place}: expected a directory, found {path}: {fault}")

@@ -72,6 +72,7 @@ def _post(server: Server, action: actions.Spawn, board: Board, means: Means) -> 
         master=plan.config.master,
         log=plan.config.log,
         hooks=plan.config.hooks.module,
+        path=plan.path,
         parent=process.own_pid(),
         account=plan.accounts[action.pool.name],
         board=board,

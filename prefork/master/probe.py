@@ -12,9 +12,10 @@ from typing import NoReturn
 
 import msgspec
 
-from prefork.config.schema import Config, Pool
+from prefork.config.schema import Config, Folder, Pool
 from prefork.errors import BootError
 from prefork.master.machine import examine
+from prefork.master.release import Origin, pin
 from prefork.system import process, signals
 from prefork.system.privileges import Account
 from prefork.worker import main
@@ -52,11 +53,13 @@ def probe(config: Config) -> Findings:
 
     Raises ConfigError for directories, users and groups that this machine does not have.
     """
+    config = pin(config)
+    path = Origin().pinned_path()
     accounts = examine(config)
     errors: dict[str, BootError] = {}
     doubts: dict[str, None] = {}
     for pool in config.pools.values():
-        verdict = _load_in_child(config, pool, accounts[pool.name])
+        verdict = _load_in_child(config, pool, accounts[pool.name], path)
         doubts |= dict.fromkeys(verdict.doubts)
         if verdict.reason is not None:
             where = "" if verdict.reason.startswith("[hooks]") else f"[pool.{pool.name}] "
@@ -65,9 +68,9 @@ def probe(config: Config) -> Findings:
     return Findings(list(errors.values()), tuple(doubts))
 
 
-def _load_in_child(config: Config, pool: Pool, account: Account | None) -> Verdict:
+def _load_in_child(config: Config, pool: Pool, account: Account | None, path: tuple[Folder, ...]) -> Verdict:
     read, write = os.pipe()
-    child = process.fork(lambda: _load(config, pool, account, write))
+    child = process.fork(lambda: _load(config, pool, account, path, write))
     os.close(write)
     try:
         data = _read_verdict(read, pool.boot_timeout)
@@ -84,11 +87,13 @@ def _load_in_child(config: Config, pool: Pool, account: Account | None) -> Verdi
     return msgspec.msgpack.decode(data, type=Verdict)
 
 
-def _load(config: Config, pool: Pool, account: Account | None, write: int) -> NoReturn:
+def _load(
+    config: Config, pool: Pool, account: Account | None, path: tuple[Folder, ...], write: int
+) -> NoReturn:
     process.close_all_but([write])
     signals.unblock_all()
     try:
-        settle_in(pool, config.master, account)
+        settle_in(pool, config.master, account, path)
         verdict = Verdict(doubts=main.rehearse(pool, config.hooks.module))
     except BootError as error:
         verdict = Verdict(error.message, error.hint, error.traceback)

@@ -243,6 +243,8 @@ class Requests:
             waits_for=self._supervisor.waits_for(keeper),
             templates=[self._template(life) for life in keeper.templates.lives.values()],
             size_range=settings.size_range if settings and settings.scale else None,
+            release=settings.release.start.real if settings else "",
+            is_preloaded=bool(settings and settings.preload),
         )
 
     def _listeners(self, settings: Pool) -> list[ListenerStatus]:

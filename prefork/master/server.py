@@ -13,7 +13,7 @@ from setproctitle import setproctitle
 
 from prefork import log
 from prefork.config.listeners import all_keyed, keyed
-from prefork.config.schema import TEMPLATE, Config, Pool
+from prefork.config.schema import TEMPLATE, Config, Folder, Pool
 from prefork.errors import ConfigError, ListenError, PreforkError
 from prefork.log import Destination, Identity, Outlets, logger
 from prefork.master.charge import Charge
@@ -23,6 +23,7 @@ from prefork.master.listeners import Listeners
 from prefork.master.machine import Accounts, examine
 from prefork.master.oom import OomKills
 from prefork.master.pidfile import PidFile
+from prefork.master.release import Origin, pin
 from prefork.scoreboard import Board, UnreadableBoard
 from prefork.supervisor.actions import Spawn
 from prefork.system import cgroup
@@ -43,6 +44,7 @@ class Plan(msgspec.Struct, frozen=True):
     Attributes:
         accounts: whom the workers of each pool run as, if not as the master.
         outlets: where its logs go.
+        path: the interpreter's sys.path, as its workers get it.
         certificates: what it speaks TLS by, if it does.
 
     """
@@ -50,6 +52,7 @@ class Plan(msgspec.Struct, frozen=True):
     config: Config
     accounts: Accounts
     outlets: Outlets
+    path: tuple[Folder, ...]
     certificates: Certificates | None = None
 
     @property
@@ -78,8 +81,9 @@ class Server:
 
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, origin: Origin) -> None:
         self.plan = plan
+        self.origin = origin
         self.next_plan: Plan | None = None
         self.generation = 1
         self.listeners = Listeners()
@@ -118,9 +122,9 @@ class Server:
         }
 
     @classmethod
-    def resumed(cls, past: dict[str, Any]) -> Server:
-        """Return what another program of this process has held."""
-        server = cls(Plan(past["config"], past["accounts"], past["outlets"]))
+    def resumed(cls, past: dict[str, Any], origin: Origin) -> Server:
+        """Return what another program of this process has held; its interpreter's sys.path ended with it."""
+        server = cls(Plan(past["config"], past["accounts"], past["outlets"], origin.pinned_path()), origin)
         server.generation, server.began = past["generation"], past["began"]
         server.charges, server.deaths, server._boards = past["charges"], past["deaths"], past["boards"]
         server._release_rows()
@@ -154,13 +158,14 @@ class Server:
         """Return the configuration that counts."""
         return self.plan.config
 
-    def prepare(self, config: Config) -> None:
+    def prepare(self, config: Config) -> Config:
         """Open all that a configuration needs beside what is open, all or nothing, and hold it ready.
 
+        Returns it with the real paths of its releases.
         Raises ListenError, or ConfigError for directories, users and groups that this machine does not have, and for
         certificates and keys that cannot be used.
         """
-        plan = draw_up(config)
+        plan = draw_up(config, self.origin)
         try:
             self.judge(plan.certificates)
             self.open_listeners(config)
@@ -169,6 +174,7 @@ class Server:
             raise
         self.withdraw()
         self.next_plan = plan
+        return plan.config
 
     def judge(self, certificates: Certificates | None) -> None:
         """Log which certificates clients will refuse; raise ConfigError if one is to replace another.
@@ -366,14 +372,16 @@ class Server:
         return log.start(settings.level, settings.format, self.plan.outlets.log, own)
 
 
-def draw_up(config: Config) -> Plan:
+def draw_up(config: Config, origin: Origin) -> Plan:
     """Return a configuration with all that has to be looked up and opened for it beside the listeners.
 
     Raises ConfigError for directories, accounts, certificates and keys that cannot be used, ListenError for a log that cannot.
     """
+    config = pin(config)
     accounts = examine(config)
     certificates = load_certificates(config)
-    return Plan(config, accounts, log.open_outlets(config.log.file, config.log.access), certificates)
+    outlets = log.open_outlets(config.log.file, config.log.access)
+    return Plan(config, accounts, outlets, origin.pinned_path(), certificates)
 
 
 def speaks_tls(pool: Pool) -> bool:

@@ -13,6 +13,7 @@ from prefork.log import logger
 from prefork.master import upgrade
 from prefork.master.loop import Loop
 from prefork.master.pidfile import PidFile
+from prefork.master.release import Origin
 from prefork.master.server import Server, draw_up
 from prefork.master.upgrade import Role
 from prefork.supervisor.actions import End
@@ -41,8 +42,12 @@ def run(read: Callable[[], Config], source: str) -> int:
         upgrade.rehearse(part, read)
         return 0
     tree.become_subreaper()
+    origin = Origin()
     with ExitStack() as stack:
-        end = _serve(read, stack, source) if part is None else _go_on(part, read, stack, source)
+        if part is None:
+            end = _serve(read, stack, source, origin)
+        else:
+            end = _go_on(part, read, stack, source, origin)
     if end.reason is not None:
         raise BootError(
             end.reason,
@@ -60,9 +65,9 @@ def runtime_directory() -> str:
     return "/run/prefork" if os.geteuid() == 0 else f"/tmp/prefork-{os.geteuid()}"  # noqa: S108 - made with mode 0700, its owner is checked
 
 
-def _serve(read: Callable[[], Config], stack: ExitStack, source: str) -> End:
-    config = read()
-    server = Server(draw_up(config))
+def _serve(read: Callable[[], Config], stack: ExitStack, source: str, origin: Origin) -> End:
+    server = Server(draw_up(read(), origin), origin)
+    config = server.config
     stack.callback(server.close)
     if config.master.pid_file is not None:
         server.pid_file = PidFile(config.master.pid_file)
@@ -82,10 +87,10 @@ def _serve(read: Callable[[], Config], stack: ExitStack, source: str) -> End:
     return end
 
 
-def _go_on(part: Role, read: Callable[[], Config], stack: ExitStack, source: str) -> End:
+def _go_on(part: Role, read: Callable[[], Config], stack: ExitStack, source: str, origin: Origin) -> End:
     """Serve on with what the program before has left."""
     past = upgrade.inherit(part)
-    server = Server.resumed(past["server"])
+    server = Server.resumed(past["server"], origin)
     stack.callback(server.close)
     if past["pid_file"] is not None:
         server.pid_file = PidFile(*past["pid_file"])

@@ -92,7 +92,7 @@ def _moved(descriptor: int, lowest: int) -> int:
 
 def _execute(post: Post, parent: int, notify: str | None, mark: str) -> NoReturn:
     os.setsid()
-    settle_in(post.pool, post.master, post.account)
+    settle_in(post.pool, post.master, post.account, post.path)
     path = prepare(post.pool)
     assert post.pool.command is not None
     own = environment(os.environ, post.pool, post.slot, post.generation, notify, mark)

@@ -64,7 +64,7 @@ def work(post: Post, loaded: Loaded | None = None) -> NoReturn:
     signals.unblock_all()
     try:
         if loaded is None:
-            settle_in(post.pool, post.master, post.account)
+            settle_in(post.pool, post.master, post.account, post.path)
         if post.listeners:
             process.reserve_descriptors(post.pool.max_connections + OTHER_DESCRIPTORS)
         orders.listen()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from prefork.config.schema import TEMPLATE, Log, Master, Pool
+from prefork.config.schema import TEMPLATE, Folder, Log, Master, Pool
 from prefork.log import Outlets
 from prefork.scoreboard import Board
 from prefork.system.privileges import Account
@@ -24,6 +24,7 @@ class Post(msgspec.Struct, frozen=True):
         pool, slot, generation: its place.
         master, log: the configuration of the whole server.
         hooks: the name of the module with the hooks, if there is one.
+        path: what comes on its sys.path behind the folders of its pool.
         parent: the master's pid.
         account: whom to run as, or None for whom the master runs as.
         board, row: its row of the scoreboard.
@@ -44,6 +45,7 @@ class Post(msgspec.Struct, frozen=True):
     master: Master
     log: Log
     hooks: str | None
+    path: tuple[Folder, ...]
     parent: int
     account: Account | None
     board: Board

@@ -16,9 +16,10 @@ from functools import partial
 
 import msgspec
 
-from prefork.config.schema import Limits, Master, Pool
+from prefork.config.schema import Folder, Limits, Master, Pool
 from prefork.errors import BootError
 from prefork.handlers.body import MEMORY
+from prefork.log import logger
 from prefork.system import limits, privileges, process
 from prefork.system.privileges import Account
 
@@ -28,12 +29,14 @@ OTHER_DESCRIPTORS = 256
 Step = tuple[str, object, Callable[[], object]]
 
 
-def settle_in(pool: Pool, master: Master, account: Account | None) -> None:
-    """Be what a pool's workers are; ``account`` is whom to run as, None for whom the master runs as.
+def settle_in(pool: Pool, master: Master, account: Account | None, path: tuple[Folder, ...]) -> None:
+    """Be what a pool's workers are.
+
+    ``account`` is whom to run as, None for whom the master runs as; ``path`` follows the pool's own folders on sys.path.
 
     Raises BootError that names the key whose value this system does not accept.
     """
-    for key, value, step in _steps(pool, master, account):
+    for key, value, step in _steps(pool, master, account, path):
         try:
             step()
         except (OSError, ValueError) as error:
@@ -46,7 +49,7 @@ def settle_in(pool: Pool, master: Master, account: Account | None) -> None:
     random.seed()
 
 
-def _steps(pool: Pool, master: Master, account: Account | None) -> Iterator[Step]:
+def _steps(pool: Pool, master: Master, account: Account | None, path: tuple[Folder, ...]) -> Iterator[Step]:
     """Yield what is to be done, in the order that matters: a key, its value, and a function."""
     umask = master.umask if pool.umask is None else pool.umask
     if umask is not None:
@@ -62,9 +65,12 @@ def _steps(pool: Pool, master: Master, account: Account | None) -> Iterator[Step
         yield "user, group", account, partial(privileges.drop_to, account)
         if pool.limits.core:
             yield "limits.core", pool.limits.core, privileges.allow_core_dumps
-    directory = pool.directory or master.directory
-    yield "directory", directory, partial(os.chdir, directory)
-    yield "directory", directory, partial(_import_from, directory, master.directory)
+    start = pool.release.start
+    folder = find(start)
+    if folder != start.real:
+        logger.warning("%s has been deleted; starting in %s, which %s is now", start.real, folder, start.name)
+    yield "directory", folder, partial(os.chdir, folder)
+    yield "directory", folder, partial(_import_from, (*pool.release.imports, *path))
 
 
 def descriptors_of(pool: Pool) -> int:
@@ -84,6 +90,14 @@ def _limits(pool: Pool) -> Iterator[Step]:
             yield f"limits.{field.encode_name}", written, partial(limits.set_limit, field.encode_name, amount)
 
 
-def _import_from(*directories: str) -> None:
-    """Let modules be found in these directories first."""
-    sys.path[:] = dict.fromkeys([*directories, *sys.path])
+def _import_from(folders: tuple[Folder, ...]) -> None:
+    """Let modules be found in these folders, in this order, and nowhere else."""
+    sys.path[:] = dict.fromkeys(map(find, folders))
+
+
+def find(folder: Folder) -> str:
+    """Return where a folder of a release is: by the path that it had when its generation began.
+
+    If that has been deleted, as old releases are, what its name means now is better than no worker at all.
+    """
+    return folder.real if not folder.name or os.path.lexists(folder.real) else os.path.realpath(folder.name)

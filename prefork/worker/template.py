@@ -53,7 +53,7 @@ def run(post: Post) -> NoReturn:
     orders = Orders(post, destination)
     signals.unblock_all()
     try:
-        settle_in(post.pool, post.master, post.account)
+        settle_in(post.pool, post.master, post.account, post.path)
         hearing = orders.listen()
         hooks = main.take_hooks(post)
         loaded = Loaded(main.prepare(post.pool), hooks)

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from prefork.config.schema import Http, Limits, Listen, Log, Master, Pool, Scale, Tls, options
+from prefork.config.schema import (
+    Folder,
+    Http,
+    Limits,
+    Listen,
+    Log,
+    Master,
+    Pool,
+    Release,
+    Scale,
+    Tls,
+    options,
+)
 from prefork.units import Share, TcpAddress, UnixAddress
 from tests.unit.config.reading import WEB, problems, read
 
@@ -19,7 +31,8 @@ def test_a_small_file_gets_its_defaults():
     config = read(WEB)
     pool = config.pools["web"]
     assert config.master.name == "server"
-    assert config.master.directory == "/srv"
+    assert config.master.directory is None
+    assert pool.release == Release(Folder("/srv"), (Folder("/srv/conf"), Folder("/srv")))
     assert config.master.control == "/run/user/1/server.sock"
     assert config.master.pid_file is config.master.user is config.master.umask is None
     assert (config.log.level, config.log.format, config.log.file) == ("info", "text", "-")

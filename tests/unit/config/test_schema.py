@@ -47,14 +47,14 @@ def test_each_sample_and_default_is_accepted(option):
         assert written != option.written_default() or converted == option.default
 
 
-def test_only_a_pools_name_is_no_key():
+def test_only_a_pools_name_and_release_are_no_keys():
     undeclared = {
         field
         for struct in STRUCTS
         for field in struct.__struct_encode_fields__
         if field not in options(struct)
     }
-    assert undeclared == {"name"}
+    assert undeclared == {"name", "release"}
 
 
 def tables(schema):
