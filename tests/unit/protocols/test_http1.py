@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import pytest
 
 from prefork.protocols.http1 import (
+    BLOCKS_ROOM,
+    LINES_ROOM,
     MAX_EXTENSIONS,
-    TABLE_BLOCKS,
-    TABLE_LINES,
+    TABLE_SIZE,
     Chunked,
     Counted,
     Grammar,
@@ -30,8 +33,9 @@ def read(grammar: Grammar, *fields: bytes, line: bytes = b"GET / HTTP/1.1", host
     head = grammar.read_head(data)
     assert head is not None
     assert head.size == len(data)
-    # From the table, and by the fields of the request before.
-    for again in (grammar.read_head(data), grammar.read_head(data, head.block)):
+    # Kept, from the table, and by the fields of the request before.
+    for last in (None, None, head.block):
+        again = grammar.read_head(data, last)
         assert again is not None
         assert again.size == head.size
         assert again.fields == head.fields
@@ -198,10 +202,10 @@ def test_the_asterisk_is_for_options(grammar: Grammar) -> None:
         (b"GET / http/1.1", 400),
         (b"GET / HTTP/11", 400),
         (b"GET / HTTP/2.0", 505),
-        (b"GET / HTTP/1.2", 505),
         (b"GET / HTTP/0.9", 505),
-        (b"FOO / HTTP/1.1", 501),
-        (b"get / HTTP/1.1", 501),
+        (b"GET / HTTP/1.", 400),
+        (b"GET / HTTP/1.1.", 400),
+        (b"PRI * HTTP/2.0", 505),
         (b"CONNECT a:443 HTTP/1.1", 501),
         (b"GET /" + b"a" * 200 + b" HTTP/1.1", 414),
     ],
@@ -301,12 +305,90 @@ def test_expectations(grammar: Grammar) -> None:
     assert refused(grammar, b"Expect: 200-ok") == 417
 
 
-def test_the_tables_are_bounded(grammar: Grammar) -> None:
-    for number in range(TABLE_LINES + 10):
+@pytest.mark.parametrize("method", ["LIST", "BAN", "PURGE", "M-SEARCH", "PRI", "get", "!#$%&'*+-.^_`|~09az"])
+def test_a_method_is_a_token_and_the_application_decides(grammar: Grammar, method: str) -> None:
+    assert read(grammar, line=f"{method} / HTTP/1.1".encode()).line.method == method
+
+
+@pytest.mark.parametrize("minor", [b"1", b"2", b"9"])
+def test_a_later_minor_version_counts_as_1_1(grammar: Grammar, minor: bytes) -> None:
+    head = read(grammar, b"Transfer-Encoding: chunked", line=b"POST / HTTP/1." + minor)
+    assert head.line.protocol == "HTTP/1.1"
+    assert head.keep_alive
+    assert refused(grammar, host=b"", line=b"GET / HTTP/1." + minor) == 400
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "value"),
+    [
+        (b"A:b", "HTTP_A", "b"),
+        (b"A:", "HTTP_A", ""),
+        (b"A: ", "HTTP_A", ""),
+        (b"A:\t", "HTTP_A", ""),
+        (b"A:\tb c", "HTTP_A", "b c"),
+        (b"A:b: c", "HTTP_A", "b: c"),
+        (b"A: b:c", "HTTP_A", "b:c"),
+        (b"A:  b  ", "HTTP_A", "b"),
+        (b"A: \xa0b\x85", "HTTP_A", "\xa0b\x85"),
+    ],
+)
+def test_a_field_means_the_same_however_often_its_name_has_come(
+    grammar: Grammar, field: bytes, name: str, value: str
+) -> None:
+    for form in (field, b"A: z", field):
+        found = read(grammar, form, b"B: c").fields
+        assert found == {"HTTP_HOST": "a", name: "z" if form is not field else value, "HTTP_B": "c"}
+    assert read(grammar, field, b"Accept: d", field).fields[name] == f"{value},{value}"
+
+
+@pytest.mark.parametrize(
+    "field", [b"A", b"A b", b" A: b", b"A : b", b"A:b\r\nA", b"B: c: d\r\nA", b"A\r\nB: c: d"]
+)
+def test_a_known_name_without_its_colon_is_no_field(grammar: Grammar, field: bytes) -> None:
+    read(grammar, b"A: b", b"B: c")
+    assert refused(grammar, field) == 400
+    assert refused(grammar, b"C: d", field) == 400
+
+
+def test_what_never_comes_again_is_not_kept(grammar: Grammar) -> None:
+    for number in range(3000):
         grammar.read_head(b"GET /%d HTTP/1.1\r\nHost: a%d\r\n\r\n" % (number, number))
-    assert len(grammar._lines) <= TABLE_LINES
-    assert len(grammar._blocks) <= TABLE_BLOCKS
-    assert len(grammar._fields) <= TABLE_LINES
+    assert not grammar._lines
+    assert not grammar._blocks
+
+
+def test_the_tables_are_bounded_in_bytes() -> None:
+    """Whoever wants them to be large sends everything twice, names and hosts included."""
+    grammar = Grammar(8190, 100, 8190, MAX_BODY)
+
+    def flood(form: Callable[[int], bytes]) -> int:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(2500):
+            data = form(number)
+            for _ in range(2):
+                grammar.read_head(data)
+        return tracemalloc.get_traced_memory()[0] - before
+
+    fields = b"".join(b"x%d: %b\r\n" % (number, b"y" * 20) for number in range(95))
+    forms: list[tuple[Callable[[int], bytes], int]] = [
+        (lambda n: b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % n, LINES_ROOM),
+        (lambda n: b"GET /%0500d HTTP/1.1\r\nHost: a\r\n\r\n" % n, LINES_ROOM),
+        (lambda n: b"GET /%%e4?%0500d HTTP/1.1\r\nHost: a\r\n\r\n" % n, LINES_ROOM),
+        (lambda n: b"GET / HTTP/1.1\r\nHost: a%d\r\n\r\n" % n, BLOCKS_ROOM),
+        (lambda n: b"GET / HTTP/1.1\r\nHost: a\r\nx: %d\r\n%b\r\n" % (n, fields), BLOCKS_ROOM),
+        (lambda n: b"GET / HTTP/1.1\r\nHost: a\r\nx: %0500d\r\n\r\n" % n, BLOCKS_ROOM),
+        (lambda n: b"GET / HTTP/1.1\r\nHost: a\r\nx: \xe4%07000d\r\n\r\n" % n, BLOCKS_ROOM),
+        (lambda n: b"GET / HTTP/1.1\r\nHost: a\r\nx%060d: y\r\n\r\n" % n, BLOCKS_ROOM + 400 * TABLE_SIZE),
+    ]
+    tracemalloc.start()
+    try:
+        for form, room in forms:
+            assert flood(form) <= 1.25 * room
+        assert tracemalloc.get_traced_memory()[0] <= 1.25 * (LINES_ROOM + BLOCKS_ROOM + 400 * TABLE_SIZE)
+    finally:
+        tracemalloc.stop()
+    assert len(grammar._names) <= TABLE_SIZE
+    assert len(grammar._hosts) <= TABLE_SIZE
 
 
 def test_a_counted_body_ends_where_it_should() -> None:
@@ -365,6 +447,19 @@ def test_a_line_of_a_chunked_body_has_one_limit_however_it_comes(form: bytes, si
         (b"1\r\na\rb", 400),
         (b"FFFFFFFFFFFFFFFFF\r\n", 400),
         (b"1;\x00\r\n", 400),
+        (b"1;\r\n", 400),
+        (b"1; \r\n", 400),
+        (b"1;a;\r\n", 400),
+        (b"1;;a\r\n", 400),
+        (b"1;a=\r\n", 400),
+        (b"1;a b\r\n", 400),
+        (b'1;a="b\r\n', 400),
+        (b'1;a="\x7f"\r\n', 400),
+        (b"1;a@\r\n", 400),
+        (b"0\r\n: x\r\n\r\n", 400),
+        (b"0\r\nA b: x\r\n\r\n", 400),
+        (b"0\r\nA: \x00\r\n\r\n", 400),
+        (b"0\r\nTrailer: x\r\n\r\n", 400),
         (b"1" + b"0" * 200, 400),
         (b"0\r\nNoColon\r\n", 400),
         (b"0\r\n folded: x\r\n", 400),
