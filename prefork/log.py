@@ -32,6 +32,9 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 STDOUT, STDERR = 1, 2
 # A reader that is slow, and not stuck, gets the whole of a long record if it takes a part of it every so many seconds.
 PATIENCE = 0.05
+# How many symbolic links lead to a log, at most; as many as the kernel follows (path_resolution(7)).
+MAX_LINKS = 40
+LINK = "it is a symbolic link, in a folder that others can write to"
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -144,9 +147,11 @@ def open_file(path: str) -> int:
         return STDERR
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = _open_safely(path)
     except OSError as error:
         raise ListenError(f"cannot open the log file {path}: {error.strerror}") from error
+    os.set_blocking(descriptor, True)  # whoever else writes to it expects that
+    return descriptor
 
 
 class Outlets(msgspec.Struct, frozen=True):
@@ -183,13 +188,51 @@ def _open_access(path: str) -> int:
         if path == "-":
             return _open_stdout()
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        return _open_unblocking(path)
+        return _open_safely(path)
     except OSError as error:
         raise ListenError(f"cannot open the access log {path}: {error.strerror}") from error
 
 
-def _open_unblocking(path: str) -> int:
-    flags = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+def _open_safely(path: str) -> int:
+    """Return a descriptor that appends to a file, without being led elsewhere by those who can write to its folder.
+
+    A symbolic link counts only in a folder that nobody else can write to: in one of the workers' user it would have root
+    create, or append to, any file. A file with further names (link(2)) is refused there, too. Raises OSError.
+    """
+    for _ in range(MAX_LINKS):
+        is_ours = _is_trusted(os.path.dirname(path) or ".")
+        try:
+            descriptor = _open_unblocking(path, os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            if not is_ours:
+                raise OSError(error.errno, LINK) from error
+        else:
+            return _checked(descriptor, is_ours)
+        if path.startswith(("/proc/", "/dev/")):  # /dev/stderr and the like, whose last link is no path
+            return _open_unblocking(path)
+        path = os.path.join(os.path.dirname(path), os.readlink(path))
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+def _is_trusted(folder: str) -> bool:
+    """Tell whether nobody but root and this process's user can put anything into a folder."""
+    found = os.stat(folder)
+    groups = 0 if found.st_gid in (0, os.getegid()) else stat.S_IWGRP
+    return found.st_uid in (0, os.geteuid()) and not found.st_mode & (stat.S_IWOTH | groups)
+
+
+def _checked(descriptor: int, is_ours: bool) -> int:
+    found = os.fstat(descriptor)
+    if is_ours or not stat.S_ISREG(found.st_mode) or found.st_nlink <= 1:
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EMLINK, f"it has {found.st_nlink} names, in a folder that others can write to")
+
+
+def _open_unblocking(path: str, more: int = 0) -> int:
+    flags = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | more
     try:
         return os.open(path, os.O_WRONLY | flags, 0o644)
     except OSError as error:

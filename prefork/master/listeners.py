@@ -32,6 +32,7 @@ from prefork.units import Address, InheritedAddress, TcpAddress, UnixAddress
 ORPHANS_PAUSE = 0.02
 # What chown(2) takes for an owner or group that is to stay.
 UNCHANGED = -1
+NO_ACCESS = (None, None, None)
 
 
 class Listener(msgspec.Struct):
@@ -176,8 +177,8 @@ def _alter(listener: Listener, listen: Listen) -> None:
     with _reported(listen):
         if not listener.is_inherited:
             listener.socket.listen(listen.backlog)
-        if isinstance(listen.address, UnixAddress):
-            _set_access(listen, listen.address.path)
+        if isinstance(listen.address, UnixAddress) and (listen.mode, listen.owner, listen.group) != NO_ACCESS:
+            _set_access(listen, listen.address.path, listener.file)
     listener.listen = listen
 
 
@@ -245,17 +246,19 @@ def _bind_unix(listen: Listen, path: str) -> Listener:
             with suppress(FileNotFoundError):
                 os.unlink(beside)
             made.bind(beside)
-            _set_access(listen, beside)
+            bound = os.lstat(beside)
+            file = (bound.st_dev, bound.st_ino)
+            if (listen.mode, listen.owner, listen.group) != NO_ACCESS:
+                _set_access(listen, beside, file)
             made.listen(listen.backlog)
             made.setblocking(False)
             os.rename(beside, path)
-            found = os.stat(path)
     except BaseException:
         made.close()
         with suppress(OSError):
             os.unlink(beside)
         raise
-    return Listener(listen, made, (found.st_dev, found.st_ino))
+    return Listener(listen, made, file)
 
 
 def _check_free(path: str) -> None:
@@ -279,12 +282,38 @@ def _answers(path: str) -> bool:
     return found in (0, errno.EAGAIN, errno.EINPROGRESS)
 
 
-def _set_access(listen: Listen, path: str) -> None:
-    if listen.mode is not None:
-        os.chmod(path, listen.mode)
+def _set_access(listen: Listen, path: str, file: tuple[int, int] | None) -> None:
+    """Give a Unix socket its mode, owner and group, if it is still the one that was bound. Raises OSError.
+
+    Its folder may belong to the user of the workers, who can put a link to a file of root's in its place: so the socket is
+    opened first, by a descriptor that only names it (O_PATH, open(2)), and what is changed is what that descriptor names.
+    """
     owner, group = _find_accounts(listen)
-    if (owner, group) != (UNCHANGED, UNCHANGED):
-        os.chown(path, owner, group)
+    with _name_of(path, file) as name:
+        if listen.mode is not None:
+            os.chmod(name, listen.mode)
+        if (owner, group) != (UNCHANGED, UNCHANGED):
+            os.chown(name, owner, group)
+
+
+@contextmanager
+def _name_of(path: str, file: tuple[int, int] | None) -> Iterator[str]:
+    """Give a name by which a socket's file is found whatever becomes of its path; where there is none, the path."""
+    if not hasattr(os, "O_PATH") or not os.path.exists("/proc/self/fd"):
+        _check_is(os.lstat(path), file)
+        yield path
+        return
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _check_is(os.fstat(descriptor), file)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def _check_is(found: os.stat_result, file: tuple[int, int] | None) -> None:
+    if (found.st_dev, found.st_ino) != file:
+        raise OSError(errno.ESTALE, "another file has taken the place of its socket")
 
 
 def _find_accounts(listen: Listen) -> tuple[int, int]:

@@ -183,6 +183,20 @@ def open_pidfd(pid: int) -> int | None:
         return None
 
 
+def owner_of(pid: int) -> int | None:
+    """Return the user that a living process runs as, None if there is no such process; where /proc is missing, our own."""
+    if not os.path.exists("/proc/self"):
+        try:
+            os.kill(pid, 0)
+        except (ProcessLookupError, PermissionError, OverflowError):
+            return None
+        return os.geteuid()
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return None
+
+
 def kill_by_descriptor(pidfd: int) -> None:
     """Kill a process that need not be a child of this one; it may be dead already."""
     with suppress(ProcessLookupError):

@@ -8,7 +8,9 @@ import logging
 import logging.config
 import os
 import select
+import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +23,7 @@ from prefork.log import (
     close_file,
     logger,
     open_file,
+    open_outlets,
     write_nowait,
 )
 
@@ -183,3 +186,69 @@ def test_no_configuration_of_logging_by_an_application_reaches_the_log(pipe):
         logging.disable(logging.NOTSET)
         logger.handlers[:] = before
     assert b"still there" in os.read(reading, 4096)
+
+
+class TestFoldersOfOthers:
+    """A log in a folder that others can write to: they can put links and FIFOs in its place."""
+
+    @pytest.fixture
+    def theirs(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "theirs"
+        folder.mkdir()
+        folder.chmod(0o777)
+        return folder
+
+    @pytest.fixture
+    def precious(self, tmp_path: Path) -> Path:
+        file = tmp_path / "precious"
+        file.write_text("precious")
+        return file
+
+    @pytest.mark.parametrize("outlets", [("log", "off"), ("-", "log")])
+    def test_a_link_is_refused(self, theirs: Path, precious: Path, outlets: tuple[str, str]) -> None:
+        (theirs / "log").symlink_to(precious)
+        with pytest.raises(ListenError, match="it is a symbolic link, in a folder that others can write to"):
+            open_outlets(*(str(theirs / name) if name == "log" else name for name in outlets))
+
+    def test_a_link_to_nowhere_makes_no_file(self, theirs: Path, tmp_path: Path) -> None:
+        (theirs / "log").symlink_to(tmp_path / "new")
+        with pytest.raises(ListenError, match="symbolic link"):
+            open_file(str(theirs / "log"))
+        assert not (tmp_path / "new").exists()
+
+    def test_a_file_with_another_name_is_refused(self, theirs: Path, precious: Path) -> None:
+        (theirs / "log").hardlink_to(precious)
+        with pytest.raises(ListenError, match="it has 2 names, in a folder that others can write to"):
+            open_file(str(theirs / "log"))
+
+    def test_a_link_of_ours_to_a_link_of_theirs_is_refused(self, theirs: Path, precious: Path) -> None:
+        (theirs / "log").symlink_to(precious)
+        (theirs.parent / "log").symlink_to("theirs/log")
+        with pytest.raises(ListenError, match="symbolic link"):
+            open_file(str(theirs.parent / "log"))
+
+    def test_links_in_folders_of_ours_are_followed(self, tmp_path: Path) -> None:
+        (tmp_path / "logs").mkdir()
+        (tmp_path / "a").symlink_to("b")
+        (tmp_path / "b").symlink_to("logs/c")
+        close_file(open_file(str(tmp_path / "a")))
+        assert (tmp_path / "logs" / "c").exists()
+
+    def test_links_in_a_ring_end_somewhere(self, tmp_path: Path) -> None:
+        (tmp_path / "a").symlink_to("b")
+        (tmp_path / "b").symlink_to("a")
+        with pytest.raises(ListenError, match="cannot open the log file"):
+            open_file(str(tmp_path / "a"))
+
+    def test_a_fifo_without_a_reader_hangs_nobody(self, theirs: Path) -> None:
+        os.mkfifo(theirs / "log")
+        descriptor = open_file(str(theirs / "log"))
+        assert stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+        assert (
+            write_nowait(descriptor, b"x" * 200000) < 200000
+        )  # what finds no room is lost, and nobody waits
+        close_file(descriptor)
+
+    @pytest.mark.parametrize("name", ["/dev/null", "/dev/stderr", "/dev/full"])
+    def test_devices_are_opened_as_ever(self, name: str) -> None:
+        close_file(open_file(name))
