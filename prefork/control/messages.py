@@ -37,11 +37,12 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """Why a request failed."""
+    """Why a request failed; ``again`` if the same request can succeed now."""
 
     message: str
     hint: str | None = None
     traceback: str = ""
+    again: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -14,6 +14,7 @@ import selectors
 import socket
 import stat
 import struct
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -23,8 +24,16 @@ from prefork.errors import ConfigError, ListenError, PreforkError
 
 # A client that leaves this much unread, and yet more is to be said to it, is cut off.
 MAX_UNREAD = 1024 * 1024
-# Clients at once. A monitor that leaks connections must not take the master's descriptors.
+# Clients of one user at once. A monitor that leaks connections must not take the master's descriptors, and those of the
+# server's user must leave room for root.
 MAX_CLIENTS = 64
+# A client that is owed nothing is closed after so many seconds without a request. When all places are taken, the one that
+# has been idle the longest gives way after SHORT_IDLE, as nginx closes idle connections when worker_connections run out.
+MAX_IDLE = 30.0
+SHORT_IDLE = 1.0
+# For so long a folder may be locked by another server that is just starting, in seconds.
+LOCK_PATIENCE = 5.0
+LOCK_PAUSE = 0.02
 BACKLOG = 64
 READ_SIZE = 65536
 TOO_LONG = f"expected a line of at most {MAX_REQUEST} bytes, found a longer one"
@@ -32,6 +41,7 @@ TOO_LONG = f"expected a line of at most {MAX_REQUEST} bytes, found a longer one"
 CREDENTIALS = struct.Struct("3i")
 
 Handle = Callable[[Request, "Reply"], None]
+Later = Callable[[float, Callable[[], None]], None]
 
 
 class Reply:
@@ -58,9 +68,14 @@ class Reply:
         """End the answer: it went well."""
         self._end(Answer(self.identity, result=result))
 
-    def error(self, message: str, hint: str | None = None, traceback: str = "") -> None:
-        """End the answer: it failed. A message of several lines is printed as several errors."""
-        self._end(Answer(self.identity, error=Fault(message, hint, traceback)))
+    def error(
+        self, message: str, hint: str | None = None, traceback: str = "", *, again: bool = False
+    ) -> None:
+        """End the answer: it failed. A message of several lines is printed as several errors.
+
+        ``again`` says that the same request can succeed now.
+        """
+        self._end(Answer(self.identity, error=Fault(message, hint, traceback, again)))
 
     def fail(self, error: PreforkError) -> None:
         """End the answer with an error as the command line would show it."""
@@ -84,7 +99,9 @@ class ControlServer:
         path: where to listen. A missing folder is made with mode 0700; the socket has mode 0600 from its birth.
         handle: called with each request and the reply through which it is answered, now or later.
         owner_uid: the user who may ask, besides root.
-        listener: the socket that listens there already, if the program before this one has bound it.
+        later: calls a function after so many seconds.
+        past: what the program before this one has left, which has bound the socket already.
+        now: the clock for idle clients, in seconds.
 
     Raises ListenError when a running server listens there, something that is no socket is there, or the path
     cannot be bound.
@@ -92,15 +109,25 @@ class ControlServer:
     """
 
     def __init__(
-        self, path: str, handle: Handle, *, owner_uid: int, listener: socket.socket | None = None
+        self,
+        path: str,
+        handle: Handle,
+        *,
+        owner_uid: int,
+        later: Later,
+        past: dict[str, Any] | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = path
         self._handle = handle
         self._owner_uid = owner_uid
+        self._later = later
+        self._now = now
         self._clients: set[_Client] = set()
         self._selector: selectors.BaseSelector | None = None
-        self._listener = listener or _listen(path)
-        self._inode = _inode(path)
+        self._listener: socket.socket = past["listener"] if past else _listen(path)
+        self.bound: str = past.get("bound", path) if past else _resolved(path)
+        self._inode = past.get("inode", _inode(path)) if past else _inode(path)
         # Given up for a moment when descriptors run out, so that a waiting client can be taken and closed: left
         # in the queue it would wake the master for ever. The trick is libev's ("special problem of accept()ing").
         self._reserve: int | None = os.open(os.devnull, os.O_RDONLY)
@@ -109,6 +136,23 @@ class ControlServer:
         """Join the master's selector. Every key's data is called by the loop with the mask of events."""
         self._selector = selector
         selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    def restore(self) -> bool:
+        """Listen at the path anew if it no longer leads to this server's socket; return whether that was so.
+
+        Somebody may have deleted the socket, or the path leads through a link that has been switched. Raises ListenError,
+        with the old socket as it was, if the path cannot be bound.
+        """
+        if self._inode is not None and _inode(self.path) == self._inode:
+            return False
+        listener = _listen(self.path, patience=0.0)
+        if self._selector is not None:
+            self._selector.unregister(self._listener)
+            self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        self._remove_socket()
+        self._listener.close()
+        self._listener, self.bound, self._inode = listener, _resolved(self.path), _inode(self.path)
+        return True
 
     def past(self, awaiting: Sequence[Reply]) -> dict[str, Any]:
         """Return what a program that takes over needs to answer in place of this one.
@@ -121,6 +165,8 @@ class ControlServer:
         places = [[clients.index(reply.client), reply.identity] for reply in awaiting]
         return {
             "path": self.path,
+            "bound": self.bound,
+            "inode": self._inode,
             "listener": self._listener,
             "clients": [client.past() for client in clients],
             "awaiting": places,
@@ -137,20 +183,36 @@ class ControlServer:
         for client in clients:
             for identity in client.awaited():
                 if (id(client), identity) not in known:
-                    Reply(client, identity).error("the server was upgraded in the meantime", "ask again")
+                    Reply(client, identity).error(
+                        "the server was upgraded in the meantime", "ask again", again=True
+                    )
         return replies
 
     def _take_over(self, past: dict[str, Any]) -> _Client:
         assert self._selector is not None, "there is a loop to join"
-        client = _Client(past["connection"], self._selector, self._handle, self._clients.discard)
-        self._clients.add(client)
+        client = self._admit(past["connection"])
         client.resume(past)
         return client
 
+    def _admit(self, connection: socket.socket) -> _Client:
+        assert self._selector is not None, "there is a loop to join"
+        client = _Client(connection, self._selector, self._handle, self._clients.discard, self._now)
+        self._clients.add(client)
+        self._later(MAX_IDLE, lambda: self._check_idle(client))
+        return client
+
+    def _check_idle(self, client: _Client) -> None:
+        if client.closed:
+            return
+        left = MAX_IDLE - client.idle()
+        if left <= 0:
+            client.dismiss(f"no request within {MAX_IDLE:g} s")
+        if not client.closed:
+            self._later(max(left, SHORT_IDLE), lambda: self._check_idle(client))
+
     def close(self) -> None:
         """Close everything, and remove the path if it is still this server's."""
-        if _inode(self.path) == self._inode:
-            os.unlink(self.path)
+        self._remove_socket()
         for client in list(self._clients):
             client.close()
         if self._selector is not None:
@@ -158,6 +220,11 @@ class ControlServer:
             self._selector = None
         self._listener.close()
         self._give_up_reserve()
+
+    def _remove_socket(self) -> None:
+        if self._inode is not None and _inode(self.bound) == self._inode:
+            with contextlib.suppress(OSError):  # its folder may have become another user's: then it stays
+                os.unlink(self.bound)
 
     def _accept(self, _mask: int) -> None:
         try:
@@ -168,20 +235,22 @@ class ControlServer:
             elif not isinstance(error, BlockingIOError | ConnectionAbortedError):
                 raise
             return
-        assert self._selector is not None, "only the selector calls this"
-        client = _Client(connection, self._selector, self._handle, self._clients.discard)
-        self._clients.add(client)
-        refusal = self._refusal(connection)
+        client = self._admit(connection)
+        refusal = self._refusal(client)
         if refusal:
             client.refuse(refusal)
 
-    def _refusal(self, connection: socket.socket) -> str:
+    def _refusal(self, client: _Client) -> str:
         """Return why this client is not served, or nothing."""
-        uid = _peer_uid(connection)
-        if uid is not None and uid not in (0, self._owner_uid):
-            return f"user {uid} may not control this server, expected user {self._owner_uid} or root"
-        if len(self._clients) > MAX_CLIENTS:
+        if client.uid is not None and client.uid not in (0, self._owner_uid):
+            return f"user {client.uid} may not control this server, expected user {self._owner_uid} or root"
+        others = [other for other in self._clients if other.uid == client.uid and other is not client]
+        if len(others) < MAX_CLIENTS:
+            return ""
+        idlest = max(others, key=_Client.idle)
+        if idlest.idle() < SHORT_IDLE:
             return f"{MAX_CLIENTS} clients are connected already"
+        idlest.close()
         return ""
 
     def _turn_away(self) -> None:
@@ -207,10 +276,14 @@ class _Client:
         selector: selectors.BaseSelector,
         handle: Handle,
         on_close: Callable[[_Client], None],
+        now: Callable[[], float],
     ) -> None:
         connection.setblocking(False)
         self.closed = False
+        self.uid = _peer_uid(connection)
         self._connection = connection
+        self._now = now
+        self._active_at = now()
         self._selector = selector
         self._handle = handle
         self._on_close = on_close
@@ -245,6 +318,10 @@ class _Client:
         """Return whether the request of this id is not answered yet."""
         return identity in self._awaited
 
+    def idle(self) -> float:
+        """Return for how many seconds it has asked nothing, and has taken nothing of what it is sent; 0 if it waits."""
+        return 0.0 if self._awaited and not self._outgoing else self._now() - self._active_at
+
     def ready(self, mask: int) -> None:
         """Do what the selector says is possible. It may say so of a connection that was closed meanwhile."""
         if mask & selectors.EVENT_WRITE and not self.closed:
@@ -266,6 +343,7 @@ class _Client:
     def end(self, identity: int, answer: Answer) -> None:
         """Send the last line of an answer."""
         self._awaited.discard(identity)
+        self._active_at = self._now()
         self.say(answer)
 
     def refuse(self, reason: str) -> None:
@@ -273,6 +351,14 @@ class _Client:
         self._reading = False
         self._incoming.clear()
         self.say(Answer(None, error=Fault(reason)))
+
+    def dismiss(self, reason: str) -> None:
+        """Close a connection that has been idle for too long; if it reads, it hears why."""
+        if not self._outgoing:
+            self._reading = False
+            self._outgoing += encode(Answer(None, error=Fault(reason)))
+            self._send()
+        self.close()
 
     def close(self) -> None:
         """Close the connection; answers that are still owed are dropped."""
@@ -314,6 +400,7 @@ class _Client:
             while self._outgoing:
                 sent = self._connection.send(self._outgoing)
                 del self._outgoing[:sent]
+                self._active_at = self._now()
         except BlockingIOError:
             pass  # the selector tells when there is room again
         except OSError:
@@ -358,6 +445,7 @@ class _Client:
             self.say(Answer(None, error=Fault(f"the request with id {request.id} is not answered yet")))
             return
         self._awaited.add(request.id)
+        self._active_at = self._now()
         self._perform(request, Reply(self, request.id))
 
     def _perform(self, request: Request, reply: Reply) -> None:
@@ -375,12 +463,12 @@ def _hint(hint: str | None) -> str:
     return f"hint: {hint}" if hint else ""
 
 
-def _listen(path: str) -> socket.socket:
+def _listen(path: str, patience: float = LOCK_PATIENCE) -> socket.socket:
     folder = os.path.dirname(path) or "."
     try:
         with _umask(0o077):
             os.makedirs(folder, exist_ok=True)
-        with _locked(folder):
+        with _locked(folder, patience):
             _make_way(path)
             return _bind(path)
     except OSError as error:
@@ -390,6 +478,12 @@ def _listen(path: str) -> socket.socket:
             f"cannot listen on the control socket {path}: {reason}",
             "master.control in the configuration says where it is",
         ) from error
+
+
+def _resolved(path: str) -> str:
+    """Return a path that leads to the same socket after links on the way to it have been switched."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), name)
 
 
 def _bind(path: str) -> socket.socket:
@@ -464,10 +558,27 @@ def _umask(mask: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(folder: str) -> Iterator[None]:
+def _locked(folder: str, patience: float) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _lock(descriptor, folder, patience)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: str, patience: float) -> None:
+    """Lock a folder. Others who may read it can lock it as well, and keep it so: that must not hang a server."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise ListenError(
+                    f"cannot listen in {folder}: another process has locked this folder",
+                    "set master.control to a path in a folder that is this server's alone",
+                ) from None
+            time.sleep(LOCK_PAUSE)
+        else:
+            return

@@ -17,7 +17,7 @@ from setproctitle import setproctitle
 from prefork.config.diff import compare
 from prefork.config.schema import TEMPLATE, Config
 from prefork.control.server import ControlServer
-from prefork.errors import CommandError, ConfigError, PreforkError
+from prefork.errors import CommandError, ConfigError, ListenError, PreforkError
 from prefork.log import logger
 from prefork.master.allowance import MOST, SPAN, Allowance
 from prefork.master.charge import Charge
@@ -125,8 +125,9 @@ class Loop:
 
     def control(self, path: str, past: dict[str, Any] | None = None) -> ControlServer:
         """Open the control socket, or go on with what is left of the program before. Raises ListenError."""
-        listener = past["listener"] if past else None
-        server = ControlServer(path, self._requests.handle, owner_uid=os.geteuid(), listener=listener)
+        server = ControlServer(
+            path, self._requests.handle, owner_uid=os.geteuid(), later=self._later, past=past
+        )
         server.register(self._selector)
         self._control = server
         return server
@@ -243,10 +244,21 @@ class Loop:
             # Opening listeners now would let clients in for a reset.
             raise CommandError("the server is stopping")
         self._notices.begin_reload()
+        self._restore_control()
         try:
             self._roll_out()
         finally:
             self._notices.show()
+
+    def _restore_control(self) -> None:
+        """Listen at the control socket's path again if somebody has deleted it, or a link on the way was switched."""
+        if self._control is None:
+            return
+        try:
+            if self._control.restore():
+                logger.info("control socket %s was gone; listening there again", self._control.path)
+        except ListenError as error:
+            logger.error("%s", error.sentence)
 
     def _roll_out(self) -> None:
         config = self._read()

@@ -6,7 +6,8 @@ import os
 import selectors
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -24,10 +25,33 @@ class Room:
         self.selector = selectors.DefaultSelector()
         self.asked: list[tuple[Request, Reply]] = []
         self.answer = lambda request, reply: self.asked.append((request, reply))
-        self.server = ControlServer(path, lambda *both: self.answer(*both), owner_uid=os.geteuid())
-        self.server.register(self.selector)
+        self.time = 0.0
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+        self.serve()
         self._wake, self._woken = os.pipe()
         self._thread: threading.Thread | None = None
+
+    def serve(self, past: dict[str, Any] | None = None) -> None:
+        """Open the control server, or go on with what another one has left."""
+        self.server = ControlServer(
+            self.path,
+            lambda *both: self.answer(*both),
+            owner_uid=os.geteuid(),
+            later=lambda seconds, run: self.timers.append((self.time + seconds, run)),
+            past=past,
+            now=lambda: self.time,
+        )
+        self.server.register(self.selector)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, and run what falls due."""
+        end = self.time + seconds
+        while due := [timer for timer in self.timers if timer[0] <= end]:
+            timer = min(due, key=lambda found: found[0])
+            self.timers.remove(timer)
+            self.time = timer[0]
+            timer[1]()
+        self.time = end
 
     def turn(self, timeout: float = 0.0) -> int:
         events = self.selector.select(timeout)

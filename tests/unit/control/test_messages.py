@@ -53,7 +53,7 @@ def test_an_answer_is_one_line_and_comes_back_equal(answer: Answer) -> None:
 def test_an_error_is_written_with_all_its_keys() -> None:
     assert json.loads(encode(Answer(1, error=Fault("no")))) == {
         "id": 1,
-        "error": {"message": "no", "hint": None, "traceback": ""},
+        "error": {"message": "no", "hint": None, "traceback": "", "again": False},
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
@@ -16,7 +17,15 @@ from typing import Any
 import pytest
 
 from prefork.control.messages import MAX_REQUEST
-from prefork.control.server import MAX_CLIENTS, MAX_UNREAD, ControlServer, Reply
+from prefork.control.server import (
+    MAX_CLIENTS,
+    MAX_IDLE,
+    MAX_UNREAD,
+    SHORT_IDLE,
+    ControlServer,
+    Reply,
+    _listen,
+)
 from prefork.errors import BootError, ConfigError, ListenError, Problem
 from tests.unit.room import Room
 
@@ -48,9 +57,13 @@ def heard(client: socket.socket) -> list[Any]:
     return [json.loads(line) for line in data.splitlines()] + end
 
 
+def open_server(path: str) -> ControlServer:
+    return ControlServer(path, lambda *_: None, owner_uid=0, later=lambda *_: None)
+
+
 def refuse(room: Room) -> ListenError:
     with pytest.raises(ListenError) as caught:
-        ControlServer(room.path, room.answer, owner_uid=os.geteuid())
+        open_server(room.path)
     return caught.value
 
 
@@ -148,6 +161,7 @@ def test_errors_for_people_arrive_with_hint_and_traceback(room: Room) -> None:
             "message": "web: does not load",
             "hint": "repair it",
             "traceback": "Traceback …",
+            "again": False,
         }
 
 
@@ -225,6 +239,103 @@ def test_more_clients_than_allowed_are_told_so(room: Room) -> None:
             client.close()
 
 
+@contextmanager
+def crowd(room: Room) -> Iterator[list[socket.socket]]:
+    """As many clients as one user may have, the second of them in the middle of a request."""
+    clients = [socket.socket(socket.AF_UNIX) for _ in range(MAX_CLIENTS)]
+    try:
+        for client in clients:
+            client.connect(room.path)
+            room.settle()
+            room.wait(0.001)
+        clients[1].sendall(b'{"id": 1,')
+        room.settle()
+        yield clients
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_the_client_that_was_silent_the_longest_gives_way(room: Room) -> None:
+    with crowd(room) as clients:
+        room.wait(SHORT_IDLE)
+        with connected(room) as late, connected(room) as later:
+            ask(room, late, id=1, command="status")
+            ask(room, later, id=1, command="status")
+            assert len(room.asked) == 2
+        assert [heard(client) for client in clients[:3]] == [["end"], ["end"], []]
+
+
+def test_a_client_that_waits_for_its_answer_does_not_give_way(room: Room) -> None:
+    with crowd(room) as clients:
+        ask(room, clients[0], id=5, command="reload")
+        room.wait(2 * MAX_IDLE)
+        room.asked[0][1].result({})
+        assert heard(clients[0]) == [{"id": 5, "result": {}}]
+
+
+def test_a_client_that_says_nothing_is_told_and_closed(room: Room) -> None:
+    with connected(room) as silent, connected(room) as asking:
+        room.wait(MAX_IDLE - 1)
+        ask(room, asking, id=1, command="status")
+        room.asked[0][1].result({})
+        room.wait(1)
+        assert heard(silent)[0]["error"]["message"] == "no request within 30 s"
+        assert heard(asking) == [{"id": 1, "result": {}}]
+        room.wait(MAX_IDLE)
+        assert heard(asking)[-1] == "end"
+    assert room.watched() == 0
+
+
+def test_a_socket_that_was_deleted_is_brought_back(room: Room) -> None:
+    assert not room.server.restore()
+    with connected(room) as before:
+        os.unlink(room.path)
+        assert room.server.restore()
+        with connected(room) as client:
+            ask(room, client, id=1, command="status")
+        ask(room, before, id=2, command="status")
+    assert [request.id for request, _ in room.asked] == [1, 2]
+
+
+def test_a_socket_behind_a_switched_link_is_bound_by_its_path_again(folder: str) -> None:
+    for name in ("one", "two"):
+        os.mkdir(f"{folder}/{name}")
+    os.symlink("one", f"{folder}/current")
+    room = Room(f"{folder}/current/control.sock")
+    try:
+        assert room.server.bound == f"{os.path.realpath(folder)}/one/control.sock"
+        os.unlink(f"{folder}/current")
+        os.symlink("two", f"{folder}/current")
+        assert room.server.restore()
+        with connected(room) as client:
+            ask(room, client, id=1, command="status")
+        assert len(room.asked) == 1
+        assert os.listdir(f"{folder}/one") == []
+    finally:
+        room.close()
+    assert os.listdir(f"{folder}/two") == []
+
+
+def test_a_path_that_another_server_has_taken_is_left_to_it(folder: str) -> None:
+    room = Room(f"{folder}/control.sock")
+    os.unlink(room.path)
+    other = open_server(room.path)
+    with pytest.raises(ListenError, match="a running server listens there"):
+        room.server.restore()
+    room.close()
+    assert os.path.exists(room.path)
+    other.close()
+
+
+def test_a_folder_that_somebody_keeps_locked_is_an_error_not_a_hang(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    with pytest.raises(ListenError, match="another process has locked this folder"):
+        _listen(f"{folder}/control.sock", patience=0.0)
+    os.close(descriptor)
+
+
 def test_running_out_of_descriptors_closes_the_client_and_does_not_spin(room: Room) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket(socket.AF_UNIX) as client:
@@ -293,7 +404,7 @@ def test_a_server_too_busy_to_accept_counts_as_living(folder: str) -> None:
         listener.listen(0)
         waiting.connect(path)
         with pytest.raises(ListenError, match="a running server listens there"):
-            ControlServer(path, lambda *_: None, owner_uid=0)
+            open_server(path)
 
 
 def test_a_dead_servers_path_is_replaced(folder: str) -> None:
@@ -318,7 +429,7 @@ def test_of_many_servers_that_find_a_dead_one_exactly_one_takes_its_path(folder:
         def start(together: threading.Barrier = together, outcomes: list[Any] = outcomes) -> None:
             together.wait()
             try:
-                outcomes.append(ControlServer(path, lambda *_: None, owner_uid=0))
+                outcomes.append(open_server(path))
             except ListenError as error:
                 outcomes.append(error)
 
@@ -339,7 +450,7 @@ def test_what_is_no_socket_is_left_alone(folder: str, make: Any) -> None:
     path = f"{folder}/notes.txt"
     make(path)
     with pytest.raises(ListenError, match="expected nothing or a socket there"):
-        ControlServer(path, lambda *_: None, owner_uid=0)
+        open_server(path)
     assert os.path.exists(path)
 
 
@@ -348,7 +459,7 @@ def test_a_path_too_long_is_an_error_that_names_it(folder: str) -> None:
     with pytest.raises(
         ListenError, match=r"cannot listen on the control socket .*x{120}: AF_UNIX path too long"
     ):
-        ControlServer(path, lambda *_: None, owner_uid=0)
+        open_server(path)
 
 
 def go_on(room: Room, awaiting: list[Reply]) -> list[Reply]:
@@ -356,8 +467,7 @@ def go_on(room: Room, awaiting: list[Reply]) -> list[Reply]:
     past = room.server.past(awaiting)
     room.selector.close()
     room.selector = selectors.DefaultSelector()
-    room.server = ControlServer(room.path, room.answer, owner_uid=os.geteuid(), listener=past["listener"])
-    room.server.register(room.selector)
+    room.serve(past)
     return room.server.resume(past)
 
 
