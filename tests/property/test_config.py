@@ -215,7 +215,7 @@ def files(draw):
 
 
 @given(files())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_written_is_what_is_read(file):
     text, master, log, wanted = file
     config = read("\n".join(text).encode())
@@ -226,7 +226,7 @@ def test_what_is_written_is_what_is_read(file):
 
 
 @given(files(), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_mistyped_key_is_refused_at_its_line(file, data):
     text = file[0]
     places = [number for number, line in enumerate(text) if " = " in line]

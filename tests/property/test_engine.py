@@ -82,7 +82,7 @@ def check(statuses: list[int]) -> None:
 
 
 @given(streams(), st.lists(st.integers(0, 5000), max_size=3))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[*HealthCheck])
 def test_whatever_comes_is_answered_or_refused(sites: list[Site], data: bytes, cuts: list[int]) -> None:
     places = sorted({cut % (len(data) + 1) for cut in cuts} | {0, len(data)})
     pieces = [data[start:end] for start, end in pairwise(places)]
@@ -102,7 +102,7 @@ def test_whatever_comes_is_answered_or_refused(sites: list[Site], data: bytes, c
 
 
 @given(st.lists(st.binary(max_size=100), max_size=4))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[*HealthCheck])
 def test_noise_is_answered_or_refused(sites: list[Site], pieces: list[bytes]) -> None:
     for site in sites:
         check(converse(site, pieces))
