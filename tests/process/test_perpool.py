@@ -37,14 +37,16 @@ def refusal(server: Server) -> tuple[int, list[str]]:
 
 def test_each_pool_has_limits_cpus_and_a_priority_of_its_own_in_all_its_threads(start):
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    inherited = os.getpriority(os.PRIO_PROCESS, 0)
+    nice = min(inherited + 3, 19)
     own = (
-        f"nice = 5\ncpu_affinity = [{CPU}]\nno_new_privs = true\nthreads = 2\n"
+        f"nice = {nice}\ncpu_affinity = [{CPU}]\nno_new_privs = true\nthreads = 2\n"
         '[pool.own.limits]\nnofile = 200\nas = "4GiB"\ncore = 0\nstack = "4MiB"\n'
     )
     server = start(pool("own", own) + pool("plain")).wait_serving()
     found, plain = facts(server, "own"), facts(server, "plain")
     assert found["threads"] >= 3  # the main thread, one or two that serve, one that hears the master
-    assert (found["nice"], found["cpus"], found["no_new_privs"]) == ([5], [[CPU]], [1])
+    assert (found["nice"], found["cpus"], found["no_new_privs"]) == ([nice], [[CPU]], [1])
     limits = found["limits"]
     assert [limits[name] for name in ("nofile", "as", "core", "stack")] == [
         [200, 200],
@@ -52,7 +54,7 @@ def test_each_pool_has_limits_cpus_and_a_priority_of_its_own_in_all_its_threads(
         [0, 0],
         [2**22, 2**22],
     ]
-    assert (plain["nice"], plain["no_new_privs"]) == ([0], [0])
+    assert (plain["nice"], plain["no_new_privs"]) == ([inherited], [0])
     assert plain["cpus"] == [sorted(os.sched_getaffinity(0))]
     assert plain["limits"]["nofile"][1] == hard
     assert server.stop() == 0
