@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
-from prefork.handlers.context import Worker, current
+from prefork.handlers.context import Worker, current, detach
 
 if TYPE_CHECKING:
     from prefork.program import run, serve
 
 __version__ = "0.1.0"
-__all__ = ["Worker", "__version__", "current", "run", "serve"]
+__all__ = ["Worker", "__version__", "current", "detach", "run", "serve"]
 
 
 def __getattr__(name: str) -> Any:

@@ -56,6 +56,7 @@ class Worker:
         self._sleepers: dict[asyncio.AbstractEventLoop, set[asyncio.Future[None]]] = {}
         self._draining = threading.Lock()
         self._arm: Callable[[], None] | None = None
+        self._detach: Callable[[int], None] | None = None
 
     def __repr__(self) -> str:
         return f"<prefork.Worker {self.pool}/{self.slot} gen={self.generation}>"
@@ -116,6 +117,18 @@ class Worker:
         """Have ``beat()`` call this."""
         self._arm = arm
 
+    def detach(self, pid: int) -> None:
+        """Let a process that this worker has started live on if the worker is killed; see ``prefork.detach``."""
+        if self._detach is None or _is_copy:
+            raise RuntimeError(
+                "prefork.detach() was called outside of a worker: call it in the worker itself"
+            )
+        self._detach(pid)
+
+    def detach_by(self, detach: Callable[[int], None]) -> None:
+        """Have ``detach()`` call this."""
+        self._detach = detach
+
     def enter_lane(self, number: int) -> Lane:
         """Bind the calling thread to a lane of the scoreboard; every thread that runs handlers does so once."""
         lane = self._row.lanes[number]
@@ -152,6 +165,16 @@ def current() -> Worker:
             "application is loaded"
         )
     return worker
+
+
+def detach(pid: int) -> None:
+    """Let a process that this worker has started or forked, and all that is below it, live on if the worker is killed.
+
+    Without that it is ended with its worker.
+
+    Raises RuntimeError outside of a prefork worker, ProcessLookupError if there is no such process.
+    """
+    current().detach(pid)
 
 
 def current_if_any() -> Worker | None:

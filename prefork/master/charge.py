@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from prefork.worker import channel
 # More than this of a worker's stacks is not kept: faulthandler writes at most 100 frames for each thread.
 MAX_STACKS = 262144
 READ_SIZE = 65536
+MAX_DETACHED = 1000
 
 
 class Charge(msgspec.Struct):
@@ -34,6 +36,7 @@ class Charge(msgspec.Struct):
         files: the names of the log and the access log that it writes to.
         stacks: what has arrived since they were last asked for.
         born: when it was forked, on the monotonic clock.
+        detached: the processes that are not to be ended with it: when each began, by its pid.
         peak_memory: its largest resident size in bytes, or its program's, known once it is dead.
 
     """
@@ -53,6 +56,7 @@ class Charge(msgspec.Struct):
     stacks: bytearray = msgspec.field(default_factory=bytearray)
     born: float = msgspec.field(default_factory=time.monotonic)
     peak_memory: int = 0
+    detached: dict[int, int] = msgspec.field(default_factory=dict)
 
     @property
     def identity(self) -> Identity:
@@ -78,6 +82,21 @@ class Charge(msgspec.Struct):
         if self.pool.kind == "command":
             return tree.memory_below(self.child.pid)
         return process.resident_memory(self.child.pid) or 0
+
+    def detach(self, pid: int, began: int) -> None:
+        """Note that a process below it is not to be ended with it; a worker that names too many has the first ones forgotten."""
+        self.detached[pid] = began
+        if len(self.detached) > MAX_DETACHED:
+            del self.detached[next(iter(self.detached))]
+
+    def kill(self) -> None:
+        """Kill it, with all that it has started; it is halted first, so that it starts nothing meanwhile."""
+        if self.pool.kind == "command":
+            self.peak_memory = tree.peak_below(self.child.pid)
+        else:
+            self.child.send_signal(signal.SIGSTOP)
+        tree.kill_below(self.child.pid, self.detached)
+        self.child.send_signal(signal.SIGKILL)
 
     def read_stacks(self) -> bool:
         """Take in what has arrived of its stacks; return False at the end of file."""

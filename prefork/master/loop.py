@@ -341,7 +341,10 @@ class Loop:
             self._stop_hearing(charge)
             self._feed(events.ChannelLost(charge.birth))
             return False
-        self._feed(self._event(charge, message))
+        if isinstance(message, channel.Detached):
+            charge.detach(message.pid, message.began)
+        else:
+            self._feed(self._event(charge, message))
         return True
 
     def _is_allowed(self, charge: Charge, source: Source, take: Callable[[int], None]) -> bool:
@@ -438,6 +441,8 @@ class Loop:
         self._allowances.pop(charge.birth, None)
         if charge.pool.kind == "command":
             self._server.end_remains(charge)
+        elif ended.signal is not None:
+            self._server.end_orphans(charge)
         charge.peak_memory = max(charge.peak_memory, ended.peak_memory)
         oom = ended.signal == "SIGKILL" and self._server.oom_killer_struck()
         self._feed(events.Exited(charge.birth, events.Exit(ended.code, ended.signal, oom, ended.status)))

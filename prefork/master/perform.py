@@ -17,7 +17,7 @@ from prefork.scoreboard import Board, Snapshot
 from prefork.supervisor import actions, events
 from prefork.supervisor.events import Clock, Pulse, Sighting
 from prefork.supervisor.worker import CRASHES
-from prefork.system import process, signals, tree
+from prefork.system import process, signals
 from prefork.system.queues import queue_length
 from prefork.units import format_duration, format_size
 from prefork.worker import channel, main, program, template
@@ -114,12 +114,8 @@ def dump_stacks(server: Server, action: actions.DumpStacks) -> None:
 
 
 def kill(server: Server, action: actions.Kill) -> None:
-    """Kill a worker, with all that the program of one has started."""
-    charge = server.charges[action.birth]
-    if charge.pool.kind == "command":
-        charge.peak_memory = tree.peak_below(charge.child.pid)
-        tree.kill_below(charge.child.pid)
-    charge.child.send_signal(signal.SIGKILL)
+    """Kill a worker, with all that it has started."""
+    server.charges[action.birth].kill()
 
 
 def strike(server: Server, action: actions.Strike) -> None:

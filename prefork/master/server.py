@@ -27,7 +27,7 @@ from prefork.master.release import Origin, pin
 from prefork.scoreboard import Board, UnreadableBoard
 from prefork.supervisor.actions import Spawn
 from prefork.system import cgroup
-from prefork.worker import channel, program
+from prefork.worker import channel, leaving, program
 
 if TYPE_CHECKING:
     import ssl
@@ -350,6 +350,11 @@ class Server:
         left = program.end_remains(charge.snapshot().pid, charge.identity, self.cgroup)
         if left is not None:
             self._left_cgroups.add(left)
+
+    def end_orphans(self, charge: Charge) -> None:
+        """Kill what a dead worker has started and left behind, which this process has by now."""
+        workers = {found.child.pid for found in self.charges.values()}
+        leaving.end_orphans(charge.identity, charge.stacks_read, workers, charge.detached)
 
     def remove_cgroups(self) -> None:
         """Remove the cgroups of ended programs that nobody is left in; asked for whenever somebody was reaped."""

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import msgspec
 
-from prefork.system import signals, stdio
+from prefork.system import forks, signals, stdio
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 # A process that could not even say what went wrong with it; as EX_SOFTWARE of sysexits.h.
@@ -72,12 +72,14 @@ def fork(run: Callable[[], NoReturn]) -> Child:
     """
     stdio.flush()  # the child would print what is in the buffers once more
     signals.block_all()
+    forks.begin_own()
     try:
         pid = os.fork()
         if pid == 0:
             _be_child(run)
         return Child(pid)
     finally:
+        forks.end_own()
         signals.unblock_all()
 
 
@@ -368,6 +370,7 @@ def _errno_of(pid: int) -> int:
 def _be_child(run: Callable[[], NoReturn]) -> NoReturn:
     # What the parent has allocated is the parent's: collecting it here would only copy its pages.
     gc.freeze()
+    forks.end_own()
     try:
         run()
     except BaseException:  # noqa: BLE001 - whatever it was, it must not unwind into the parent's code

@@ -8,7 +8,7 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from types import FrameType
 
@@ -123,6 +123,22 @@ def reset_for_worker() -> None:
         signal.signal(number, _ignore)
 
 
+def reset_for_copy() -> None:
+    """Let TERM end a process that the application has forked, unless the application has a handler of its own.
+
+    What a terminal sends to the whole group stays without effect: the worker finishes what it has, and may need its copy.
+    """
+    signal.set_wakeup_fd(-1)
+    if signal.getsignal(signal.SIGTERM) in _own_handlers:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def handle_term(handler: Callable[[int, FrameType | None], None]) -> None:
+    """Have TERM handled by a function of prefork's own, in Python."""
+    _own_handlers.append(handler)
+    signal.signal(signal.SIGTERM, handler)
+
+
 def report_to(numbers: Iterable[int]) -> int:
     """Have these signals do nothing but write their numbers, as bytes, to a pipe; return the end to read them from."""
     read, write = os.pipe()
@@ -144,3 +160,6 @@ def reset_for_program() -> None:
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:
     """Handle a signal by its number having been written to the wake-up descriptor."""
+
+
+_own_handlers: list[Callable[[int, FrameType | None], None]] = [_ignore]

@@ -10,9 +10,11 @@ import ctypes
 import os
 import re
 import signal
+import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import NamedTuple
 
 from prefork.system.process import resident_memory
@@ -23,6 +25,9 @@ PR_SET_CHILD_SUBREAPER = 36
 ROUNDS = 100
 # What the letters of proc(5) mean to people.
 STATES = {"R": "running", "D": "waiting for a disk", "T": "halted", "t": "traced", "Z": "dead"}
+# Processes that are left alone: when each began, by its pid.
+Spared = Mapping[int, int]
+NOBODY: Spared = MappingProxyType({})
 PEAK = re.compile(rb"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 
 
@@ -58,12 +63,15 @@ def die_with(parent: int) -> None:
         os._exit(1)  # it is dead already
 
 
-def below(root: int) -> list[Process]:
-    """Return the processes below one, those nearer to it first; some may be dead and not reaped yet."""
+def below(root: int, spared: Spared = NOBODY) -> list[Process]:
+    """Return the processes below one, those nearer to it first; some may be dead and not reaped yet.
+
+    Those that are ``spared``, by pid and when they began, are left out, with all that is below them.
+    """
     found: list[Process] = []
     waiting = [root]
     while waiting:
-        children = list(_children(waiting.pop(0)))
+        children = [child for child in _children(waiting.pop(0)) if spared.get(child.pid) != child.began]
         found += children
         waiting += [child.pid for child in children]
     return found
@@ -79,9 +87,9 @@ def signal_below(root: int, number: int, group: int) -> None:
             os.killpg(group, number)
 
 
-def kill_below(root: int) -> None:
-    """Kill every process below one, those that are forked meanwhile included."""
-    _kill_all(lambda: below(root))
+def kill_below(root: int, spared: Spared = NOBODY) -> None:
+    """Kill every process below one, those that are forked meanwhile included, except those that are spared."""
+    _kill_all(lambda: below(root, spared))
 
 
 def kill_marked(root: int, session: int, mark: str) -> None:
@@ -91,6 +99,35 @@ def kill_marked(root: int, session: int, mark: str) -> None:
     outside of a pid namespace (pid_namespaces(7)).
     """
     _kill_all(lambda: [process for top in _marked(root, session, mark) for process in (top, *below(top.pid))])
+
+
+def kill_orphans(root: int, known: Container[int], mark: str, pipe: int, spared: Spared = NOBODY) -> None:
+    """Kill the orphans of a dead process, which are children of ``root`` by now, with all that is below them.
+
+    A program that it has started has ``mark`` (NAME=value) in its environment. A copy that it has forked has the
+    environment that the kernel has once shown for all of them, but holds a pipe open for writing that no other process has
+    (pipe(7)); ``pipe`` is its inode.
+
+    Args:
+        root: the subreaper that has them now.
+        known: its children that are none of them.
+        mark: what its programs have in their environment.
+        pipe: which of all pipes its copies hold.
+        spared: who is left alone, with all that is below it.
+
+    """
+
+    def find() -> list[Process]:
+        tops = [
+            child
+            for child in _children(root)
+            if child.pid not in known
+            and spared.get(child.pid) != child.began
+            and (_has_mark(child.pid, mark) or _writes_to(child.pid, pipe))
+        ]
+        return [process for top in tops for process in (top, *below(top.pid, spared))]
+
+    _kill_all(find)
 
 
 def kill_each(find: Callable[[], Iterable[int]]) -> None:
@@ -135,6 +172,17 @@ def _marked(root: int, session: int, mark: str) -> list[Process]:
 
 def _has_mark(pid: int, mark: str) -> bool:
     return os.fsencode(mark) in _read(pid, "environ").split(b"\0")
+
+
+def _writes_to(pid: int, pipe: int) -> bool:
+    """Return whether a process holds the writing end of a pipe: proc(5) shows the way of opening as permissions."""
+    with suppress(OSError):  # it is gone, or somebody's whose files are not for us
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            path = f"/proc/{pid}/fd/{name}"
+            with suppress(OSError):
+                if os.readlink(path) == f"pipe:[{pipe}]" and os.lstat(path).st_mode & stat.S_IWUSR:
+                    return True
+    return False
 
 
 def _all() -> Iterator[int]:

@@ -23,6 +23,7 @@ from prefork.handlers.peer import ProxyError, doors_of
 from prefork.handlers.socket import Handle
 from prefork.log import logger
 from prefork.scoreboard import Lane, Row
+from prefork.system import forks
 from prefork.system.unread import unread
 from prefork.worker.acceptor import Accepted, Acceptor
 from prefork.worker.greeting import address_of, name_of, read_blocking
@@ -53,6 +54,7 @@ def serve(
 ) -> None:
     """Serve connections until the worker has drained; ``contexts`` are the TLS ones, by the listeners' descriptors."""
     crew = Crew(worker, row, orders, handle, pool, contexts)
+    forks.close_in_copies(crew.close_in_copy)
     crew.listen(listeners)
     hands = [Hand(crew, number) for number in range(pool.threads)]
     orders.say_ready()
@@ -103,6 +105,10 @@ class Crew:
         self.doors = doors_of(self.pool, listeners)
         self._acceptor.settle(0, time.monotonic())
         self._watched = 1 + len(listeners)
+
+    def close_in_copy(self) -> None:
+        """Let a process that a handler has forked wait for no clients."""
+        self._epoll.close()
 
     def next_connection(self) -> Accepted | None:
         """Wait until something happens, and return a connection if it is for the calling thread.
@@ -267,13 +273,17 @@ def _close(connection: socket.socket, has_unread: bool = False) -> None:
 
     Closing with unread data makes the kernel send a reset (RFC 9293, 3.10.4; RFC 2525, 2.17), which may destroy
     the answer on its way: so the end is announced first, and what the client still sends is read and thrown away.
-    ``has_unread`` says that there is unread data above the kernel.
+    ``has_unread`` says that there is unread data above the kernel. The client sees the end at once although a process
+    that the handler has forked holds the connection as well.
     """
     descriptor = connection.fileno()
-    if descriptor >= 0 and (has_unread or unread(descriptor)):
+    if descriptor >= 0:
         with suppress(OSError):  # the client is gone: nothing is left to be destroyed
-            connection.shutdown(socket.SHUT_WR)
-            _read_to_end(connection)
+            must_read = has_unread or unread(descriptor)
+            if must_read or forks.have_happened():
+                connection.shutdown(socket.SHUT_WR)
+            if must_read:
+                _read_to_end(connection)
     connection.close()
 
 

@@ -101,6 +101,13 @@ class Spent(Message, frozen=True):
     max_requests: int
 
 
+class Detached(Message, frozen=True):
+    """Worker: it has a process below it that is to live on when the worker is killed; ``began`` as proc(5) tells it."""
+
+    pid: int
+    began: int
+
+
 class Drain(Message, frozen=True):
     """Master: leave the queue, finish what is in flight within ``grace`` seconds, and exit.
 
@@ -123,7 +130,7 @@ class WriteLogs(Message, frozen=True):
     """Master: write what has been collected for the access log; this process may be about to be killed."""
 
 
-FromWorker = Ready | BootFailed | Failed | Busy | Draining | Spent
+FromWorker = Ready | BootFailed | Failed | Busy | Draining | Spent | Detached
 FromUnborn = Born | NotBorn
 FromMaster = Drain | Leave | ReopenLogs | WriteLogs | Fork
 

@@ -7,6 +7,7 @@ import select
 import socket
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import Enum
 
 from prefork.handlers.access import Entry
@@ -196,6 +197,11 @@ class Connection:
         except OSError:
             return False
         return True
+
+    def end(self) -> None:
+        """End the connection for all processes that hold it: closing would do so only once the last of them has."""
+        with suppress(OSError):  # the client has ended it
+            socket.SocketType.shutdown(self.sock, socket.SHUT_RDWR)  # below TLS
 
     def reset(self) -> None:
         """See to it that the client takes the coming end of the connection for a fault (RFC 9112 8)."""

@@ -30,7 +30,7 @@ from prefork.handlers.peer import Door, Header, ProxyError, doors_of
 from prefork.handlers.wsgi import Body, Counted, Cut, Environ, Exchange, Head, Refusal, WsgiApp, WsgiHandler
 from prefork.log import logger
 from prefork.scoreboard import Lane, Row
-from prefork.system import tcp
+from prefork.system import forks, tcp
 from prefork.units import InheritedAddress
 from prefork.worker.acceptor import Acceptor
 from prefork.worker.access import AccessLog
@@ -111,6 +111,7 @@ def serve(
 
     """
     loop = Loop(worker, row, orders, listeners, application, pool, access, contexts)
+    forks.close_in_copies(loop.close_in_copy)
     orders.say_ready()
     loop.run()
 
@@ -192,6 +193,12 @@ class Loop:
             if self._now >= self._look_at:
                 self._wait_for_last_clients(self._last_call)
         self._close()
+
+    def close_in_copy(self) -> None:
+        """Let a process that the application has forked hold no connection open."""
+        for connection in self._connections.values():
+            connection.sock.close()
+        self._epoll.close()
 
     def _listen(self, listeners: Sequence[socket.socket]) -> None:
         for listener in listeners:
@@ -869,12 +876,15 @@ class Loop:
         if exchange is not None:
             if exchange.looks_whole:
                 connection.reset()
+                connection.is_cut = True
             self._finish(exchange)
         connection.forget_request()
         self._timers.disarm(connection)
         del self._connections[connection.fd]
         # Closing alone would not do if the application has forked: a copy of the descriptor keeps the watch alive.
         self._watch(connection, 0)
+        if forks.have_happened() and not connection.is_cut:
+            connection.end()
         connection.sock.close()
         return False
 

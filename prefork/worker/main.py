@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import faulthandler
 import os
+import threading
 from typing import Any, NamedTuple, NoReturn
 
 from setproctitle import setproctitle
@@ -15,6 +16,7 @@ from prefork.errors import BootError
 from prefork.handlers import application as wsgi
 from prefork.handlers import command, context, task
 from prefork.handlers.body import MEMORY, choose_storage
+from prefork.handlers.command import MARK
 from prefork.handlers.context import Worker
 from prefork.handlers.hooks import Hooks, load_hooks
 from prefork.handlers.load import is_async, load
@@ -22,7 +24,7 @@ from prefork.handlers.patching import check_unpatched
 from prefork.handlers.socket import adapt
 from prefork.log import Destination, Identity, logger
 from prefork.scoreboard import Row
-from prefork.system import activation, notify, process, signals, stdio
+from prefork.system import activation, forks, notify, process, signals, stdio
 from prefork.worker import blocking, evented
 from prefork.worker import task as tasks
 from prefork.worker.access import AccessLog
@@ -59,6 +61,7 @@ def work(post: Post, loaded: Loaded | None = None) -> NoReturn:
     row = post.board.row(post.row)
     worker = Worker(post.pool.name, post.slot, post.generation, row)
     context.become(worker)
+    mind_forks(post)
     logs = Logs(destination, open_access_log(post))
     orders = Orders(post, worker, row, logs)
     signals.unblock_all()
@@ -132,8 +135,16 @@ def begin(post: Post) -> Destination:
     _show_stacks_on_demand(post.stacks)
     setproctitle(post.title("starting"))
     identity = Identity(post.pool.place(post.slot), os.getpid(), post.generation)
+    os.environ[MARK] = str(identity)  # what it starts can be told from others by that, once it is dead
     post.board.row(post.row).set_pid(os.getpid())
     return log.start(post.log.level, post.log.format, post.outlets.log, identity)
+
+
+def mind_forks(post: Post) -> None:
+    """Let no process that the application forks hold what master and worker talk by, or a listener."""
+    forks.watch()
+    for held in (post.channel, *post.listeners):
+        forks.close_in_copies(held.close)
 
 
 def _show_stacks_on_demand(descriptor: int) -> None:
@@ -193,7 +204,12 @@ def _prepare_loop(pool: Pool) -> None:
 
 def _exit(code: int) -> NoReturn:
     """Leave as a program of the user's would, but without unwinding into the master's frames below."""
-    atexit._run_exitfuncs()  # noqa: SLF001 - as multiprocessing does; there is no public name
+    # As at the interpreter's own end: threads that are no daemons, and executors' jobs; then what is registered.
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - as multiprocessing does
+    except Exception:  # noqa: BLE001 - as the interpreter does, which goes on with its end
+        logger.exception("the end of the application's threads failed")
+    atexit._run_exitfuncs()  # noqa: SLF001 - likewise; there is no public name
     if (error := stdio.flush()) is not None:
         logger.warning("what was printed last is lost: %s", error)
     os._exit(code)

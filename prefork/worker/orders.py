@@ -16,9 +16,10 @@ from prefork.handlers.context import Worker
 from prefork.handlers.hooks import NO_HOOKS
 from prefork.log import logger
 from prefork.scoreboard import Row, State
+from prefork.system import signals
 from prefork.worker import channel
-from prefork.worker.channel import Busy, Drain, Draining, Leave, Message, Ready, ReopenLogs, Spent
-from prefork.worker.leaving import leave
+from prefork.worker.channel import Busy, Detached, Drain, Draining, Leave, Message, Ready, ReopenLogs, Spent
+from prefork.worker.leaving import detach, leave
 from prefork.worker.logs import Logs
 from prefork.worker.post import Post
 from prefork.worker.threads import start_vital
@@ -56,6 +57,7 @@ class Orders:
         self.exit_code = 0
         self.hooks = NO_HOOKS
         self._drain_hook: threading.Thread | None = None
+        worker.detach_by(self._detach)
         self.max_requests = post.max_requests
         self._post = post
         self._worker = worker
@@ -82,7 +84,7 @@ class Orders:
 
         uvloop takes it whenever it runs in the main thread, for ``add_signal_handler``, and then runs the handlers.
         """
-        signal.signal(signal.SIGTERM, lambda number, _frame: self._note_signal(number))
+        signals.handle_term(lambda number, _frame: self._note_signal(number))
 
     def say(self, message: Message) -> None:
         """Tell the master something; it may be gone, which this end hears of by itself."""
@@ -153,6 +155,9 @@ class Orders:
             self._drain_begun.wait()  # whoever has seen drain_by may be ahead of the thread that has set it
         if self._drain_hook is not None:
             self._drain_hook.join()
+
+    def _detach(self, pid: int) -> None:
+        self.say(Detached(pid, detach(pid)))
 
     def _start_drain_hook(self) -> None:
         """Let the user's code take as long as it likes: neither the drain nor further orders wait for it."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefork.handlers.peer import Header, ProxyError
 from prefork.log import logger
+from prefork.system import forks
 from prefork.system.unread import unread
 from prefork.worker.blocking import LINGER, LINGER_BYTES, READ_SIZE
 from prefork.worker.greeting import Greeting, address_of
@@ -52,6 +53,11 @@ class Reader(asyncio.StreamReader):
             return not self.at_eof()
         descriptor = self._sock.fileno()
         return descriptor >= 0 and unread(descriptor) > 0
+
+    def end(self) -> None:
+        """Tell the client of the end, although a process that the handler has forked may hold the connection as well."""
+        with suppress(OSError):  # it is gone
+            self._sock.shutdown(socket.SHUT_WR)
 
 
 class Successor(asyncio.StreamReaderProtocol):
@@ -174,6 +180,8 @@ async def close(reader: Reader, writer: asyncio.StreamWriter, patience: float) -
             has_half_close = writer.can_write_eof()
             if has_half_close and reader.has_unread():
                 await _read_to_end(reader, writer)
+            if has_half_close and forks.have_happened():
+                reader.end()
             writer.close()  # with TLS that says goodbye, and reads to the end
             if has_half_close and is_ours:
                 return

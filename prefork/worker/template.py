@@ -51,6 +51,7 @@ def run(post: Post) -> NoReturn:
     if post.outlets.access is not None:
         close_file(post.outlets.access)
     orders = Orders(post, destination)
+    main.mind_forks(post)
     signals.unblock_all()
     try:
         settle_in(post.pool, post.master, post.account, post.path)
