@@ -18,6 +18,11 @@ SERVING = ("handler", "wsgi")
 # Why a pool with such a restart is never missed: it cannot be essential.
 NEVER_MISSED = {"always": "such a pool never ends for good", "once": "it ends before the server serves"}
 
+# By Python, by the dynamic linker (ld.so(8)), by the C library's allocator (mallopt(3)) and jemalloc; but see READ_LATER.
+READ_AT_START = ("PYTHON", "LD_", "MALLOC_", "GLIBC_TUNABLES")
+# sys.breakpointhook(), asyncio and traceback look these up whenever they need them.
+READ_LATER = ("PYTHONBREAKPOINT", "PYTHONASYNCIODEBUG", "PYTHON_COLORS")
+
 
 def check_conflicts(document: Document, config: Config, listeners: Listeners) -> None:
     """Note every contradiction in the document.
@@ -34,6 +39,7 @@ def check_conflicts(document: Document, config: Config, listeners: Listeners) ->
         _check_ends(document, pool)
         _check_names_after(document, config, pool)
         _check_scale(document, pool)
+        _check_environment(document, pool)
     _check_order(document, config)
     for path, listener in listeners:
         _check_permissions(document, path, listener)
@@ -151,6 +157,22 @@ def _check_scale(document: Document, pool: Pool) -> None:
         if getattr(scale, name) > scale.max:
             expected = f"at most as many as max ({scale.max})"
             document.complain(("pool", pool.name, "scale", name), expected, str(getattr(scale, name)))
+
+
+def _check_environment(document: Document, pool: Pool) -> None:
+    """Refuse variables that are read when a program starts: a worker that runs Python is forked from one that has started."""
+    if pool.kind == "command":
+        return
+    for name, value in pool.env.items():
+        if not name.startswith(READ_AT_START) or name in READ_LATER:
+            continue
+        hint = f"set it for the whole server: {name}={value} prefork run …"
+        if name == "PYTHONPATH":
+            folders = ", ".join(shown(folder) for folder in value.split(":") if folder)
+            hint = f"write pythonpath = [{folders}] in [pool.{pool.name}]"
+        path: Path = ("pool", pool.name, "env", name)
+        found = "one that is read only when a program starts: workers are forked, not started anew"
+        document.complain(path, "a variable that a running Python reads", found, hint)
 
 
 def _check_permissions(document: Document, path: Path, listener: Listen) -> None:

@@ -149,14 +149,19 @@ class _Reader:
     def _pool(self, name: str, master: Master) -> Pool:
         found = self._table(("pool", name), Pool)
         found["reload_on_change"] = tuple(map(self._path, found.get("reload_on_change", ())))
+        found["pythonpath"] = tuple(map(self._path, found.get("pythonpath", ())))
         resolved = self._resolved(found, "directory")
-        return Pool(name=name, release=self._release(resolved.get("directory"), master), **resolved)
+        release = self._release(resolved.get("directory"), master, found["pythonpath"])
+        return Pool(name=name, release=release, **resolved)
 
-    def _release(self, own: str | None, master: Master) -> Release:
-        """Return where a pool's workers start, and what comes first on their sys.path; ``own`` is the pool's directory."""
+    def _release(self, own: str | None, master: Master, further: tuple[str, ...]) -> Release:
+        """Return where a pool's workers start, and what comes first on their sys.path.
+
+        ``own`` is the pool's directory, ``further`` are the folders that it names beside that.
+        """
         home = posixpath.dirname(posixpath.join(self._started_in, self._source))
         shared = [master.directory] if master.directory else [posixpath.normpath(home), self._started_in]
-        folders = [own, *shared] if own else shared
+        folders = [*([own] if own else []), *shared, *further]
         start = own or master.directory or self._started_in
         return Release(Folder(start), tuple(map(Folder, dict.fromkeys(folders))))
 

@@ -716,6 +716,16 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
             example='"mail"',
         ),
     ] = None
+    pythonpath: Annotated[
+        tuple[str, ...],
+        option(
+            Unit.PATHS,
+            "further folders that modules are imported from, instead of PYTHONPATH in env",
+            otherwise="none",
+            example='["lib"]',
+            foreign="command",
+        ),
+    ] = ()
     nice: Annotated[
         int | None,
         option(

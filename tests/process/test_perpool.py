@@ -213,3 +213,12 @@ def test_a_program_is_what_its_pool_says(start, open_folder):
     server.wait_for(r"NoNewPrivs:\s+1")
     server.wait_serving()
     assert server.stop() == 0
+
+
+@pytest.mark.parametrize("preload", ["true", "false"])
+def test_modules_are_found_in_further_folders(start, tmp_path, preload):
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "of_the_lib.py").write_text("from web import app\n")
+    config = '[pool.web]\nlisten = ["127.0.0.1:0"]\nwsgi = "of_the_lib:app"\npythonpath = ["lib"]\n'
+    server = start(f"{config}preload = {preload}\n").wait_serving()
+    assert server.get().startswith(b"HTTP/1.1 200 ")

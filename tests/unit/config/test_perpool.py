@@ -89,3 +89,40 @@ def test_it_is_known_where_those_values_were_written_that_only_the_machine_can_j
     assert config.place("pool", "web", "user") == "conf/server.toml:6: [pool.web] user"
     assert config.place("pool", "web", "directory") == "--set pool.web.directory=d"
     assert config.place("master", "user") == "[master] user"
+
+
+def test_further_folders_to_import_from_start_at_the_masters_directory_and_come_last():
+    config = read(
+        '[master]\ndirectory = "shop"\n' + WEB + 'directory = "web"\npythonpath = ["lib", "/opt/lib"]\n'
+    )
+    assert config.pools["web"].pythonpath == ("/srv/shop/lib", "/opt/lib")
+    assert [folder.name for folder in config.pools["web"].release.imports] == [
+        "/srv/shop/web",
+        "/srv/shop",
+        "/srv/shop/lib",
+        "/opt/lib",
+    ]
+
+
+TOO_LATE = "found one that is read only when a program starts: workers are forked, not started anew"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "hint"),
+    [
+        ("PYTHONPATH", "lib:/opt/lib", 'write pythonpath = ["lib", "/opt/lib"] in [pool.web]'),
+        ("PYTHONHASHSEED", "0", "set it for the whole server: PYTHONHASHSEED=0 prefork run …"),
+        ("LD_PRELOAD", "x.so", "set it for the whole server: LD_PRELOAD=x.so prefork run …"),
+        ("MALLOC_ARENA_MAX", "2", "set it for the whole server: MALLOC_ARENA_MAX=2 prefork run …"),
+    ],
+)
+def test_variables_that_only_a_new_program_reads_are_refused_where_none_is_started(name, value, hint):
+    written = f'env = {{ {name} = "{value}", LANG = "C.UTF-8" }}\n'
+    expected = f":4: [pool.web.env] {name}: expected a variable that a running Python reads, {TOO_LATE}"
+    assert problems(WEB + written) == [(expected, hint)]
+    program = f'[pool.web]\ncommand = ["x"]\n{written}'
+    assert read(program).pools["web"].env == {name: value, "LANG": "C.UTF-8"}
+
+
+def test_variables_that_python_looks_up_again_are_no_mistake():
+    assert read(WEB + 'env = { PYTHONBREAKPOINT = "0", TZ = "UTC" }\n').pools["web"].env["TZ"] == "UTC"
