@@ -102,18 +102,22 @@ def check(conf: str, settings: Sequence[str]) -> tuple[str, list[PreforkError], 
     workers = sum(pool.first_size for pool in config.pools.values())
     verdict = f"{conf}: all is well: {_count(len(config.pools), 'pool')}, {_count(workers, 'worker')}"
     findings = probe(config)
-    return verdict, [*_check_certificates(config), *findings.errors], findings.doubts
+    errors, doubts = _check_certificates(config)
+    return verdict, [*errors, *findings.errors], (*findings.doubts, *doubts)
 
 
-def _check_certificates(config: Config) -> list[ConfigError]:
+def _check_certificates(config: Config) -> tuple[list[ConfigError], tuple[str, ...]]:
+    """Return what keeps certificates from being used, and what is to be known about TLS otherwise."""
     from prefork.master.server import load_certificates
 
     try:
         certificates = load_certificates(config)
     except ConfigError as error:
-        return [error]
-    problems = certificates.problems() if certificates else []
-    return [ConfigError(problems)] if problems else []
+        return [error], ()
+    if certificates is None:
+        return [], ()
+    problems = certificates.problems()
+    return [ConfigError(problems)] if problems else [], certificates.doubts
 
 
 def init(directory: str) -> str:

@@ -6,6 +6,7 @@ of TLS's session tickets, and a bad pair is found before anything changes. Impor
 
 from __future__ import annotations
 
+import platform
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,11 +14,20 @@ from typing import Any, NamedTuple, NoReturn
 
 from prefork.config.schema import Config, Listen, Pool, Tls
 from prefork.errors import ConfigError, Problem
+from prefork.master.groups import is_restricted, restrict_groups
+from prefork.worker.client_hello import PROTOCOLS
 
 # Of OpenSSL's x509_vfy.h: the standard library names only the flags that make it stricter.
 NO_CHECK_TIME = 0x200000
+FINITE_FIELDS = (
+    "TLS: finite-field groups (ffdhe) stay on, as this Python cannot switch them off: "
+    f"{ssl.OPENSSL_VERSION}, Python {platform.python_version()}; a client can cost much CPU by them (CVE-2022-40735)"
+)
 CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 KEY = b"PRIVATE KEY-----"
+# All of TLS 1.2 that encrypts and authenticates in one step (AEAD): without CBC, whose padding was attacked again and
+# again, and without finite-field Diffie-Hellman. TLS 1.3 has no others anyway.
+SUITES = "ECDHE+AESGCM:ECDHE+CHACHA20"
 # What load_cert_chain fails with when two files do not belong together; the last one is for keys of different kinds.
 MISMATCH = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
 
@@ -42,6 +52,7 @@ class Certificates:
 
     Attributes:
         pairs: every certificate.
+        doubts: what could not be made as safe as it should be, in words.
 
     Raises ConfigError with all that cannot be read or used.
 
@@ -50,6 +61,7 @@ class Certificates:
     def __init__(self, config: Config) -> None:
         self._contexts: dict[tuple[Tls, str], ssl.SSLContext] = {}
         self.pairs: list[Pair] = []
+        self.doubts: tuple[str, ...] = ()
         unusable: list[Problem] = []
         for where, pool, tls in _wanted(config):
             try:
@@ -71,9 +83,11 @@ class Certificates:
 
     def _add(self, where: str, pool: Pool, tls: Tls) -> None:
         if (tls, pool.kind) not in self._contexts:
-            context, pairs = _build(where, tls, ["http/1.1"] if pool.kind == "wsgi" else [])
+            context, pairs = _build(where, tls, PROTOCOLS if pool.kind == "wsgi" else ())
             self._contexts[tls, pool.kind] = context
             self.pairs += pairs
+            if not is_restricted(context):
+                self.doubts = (FINITE_FIELDS,)
 
 
 class _UnusableError(Exception):
@@ -92,7 +106,7 @@ def _wanted(config: Config) -> Iterator[tuple[str, Pool, Tls]]:
                 yield f"[pool.{pool.name}] listen[{number}].tls", pool, listen.tls
 
 
-def _build(where: str, tls: Tls, protocols: list[str]) -> tuple[ssl.SSLContext, list[Pair]]:
+def _build(where: str, tls: Tls, protocols: Sequence[str]) -> tuple[ssl.SSLContext, list[Pair]]:
     """Return the context for clients that name no host, which knows those for the others."""
     contexts: dict[frozenset[str], ssl.SSLContext] = {}
     pairs = []
@@ -106,6 +120,7 @@ def _build(where: str, tls: Tls, protocols: list[str]) -> tuple[ssl.SSLContext, 
         else:
             contexts[names] = context
     for context in contexts.values():
+        restrict_groups(context)
         _refine(where, context, tls, protocols)
     default = next(iter(contexts.values()))
     if len(contexts) > 1:
@@ -122,6 +137,7 @@ def _load(where: str, certificate: str, key: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_ciphers(SUITES)
 
     def refuse_to_ask() -> NoReturn:
         # Otherwise OpenSSL would ask for it, on a terminal that a server does not have.
@@ -154,9 +170,9 @@ def _check_pem(where: str, option: str, path: str, label: bytes, what: str) -> N
         raise _UnusableError(where, option, f"expected {what} in PEM, found none in {path}", hint)
 
 
-def _refine(where: str, context: ssl.SSLContext, tls: Tls, protocols: list[str]) -> None:
+def _refine(where: str, context: ssl.SSLContext, tls: Tls, protocols: Sequence[str]) -> None:
     if protocols:
-        context.set_alpn_protocols(protocols)
+        context.set_alpn_protocols(list(protocols))
     if tls.client_ca is not None:
         _check_pem(where, "client_ca", tls.client_ca, CERTIFICATE, "a certificate")
         try:

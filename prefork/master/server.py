@@ -186,6 +186,8 @@ class Server:
             return
         if problems := certificates.problems(self.plan.certificates):
             raise ConfigError(problems)
+        for doubt in certificates.doubts:
+            logger.warning("%s", doubt)
         for problem in certificates.problems():
             logger.warning("%s; it is served all the same", problem.message)
 

@@ -21,6 +21,7 @@ from prefork.handlers.peer import Door
 from prefork.handlers.tls import environ_of
 from prefork.handlers.wsgi import Cut, Environ, FileSpan
 from prefork.log import logger
+from prefork.worker.client_hello import NO_APPLICATION_PROTOCOL, PROTOCOLS, ClientHello
 from prefork.worker.connection import Connection, Phase
 
 # The most that one record holds (RFC 8446 5.1).
@@ -31,6 +32,7 @@ CHUNK = 32768
 TURN_SIZE = 262144
 # Answers of TLS itself (to updates of keys, to refused renegotiations) that a client may leave unread.
 MAX_UNREAD = 65536
+OFFERED = frozenset(protocol.encode() for protocol in PROTOCOLS)
 PLAIN_HTTP = "this port speaks HTTPS, the request was plain HTTP"
 
 
@@ -49,7 +51,16 @@ class TlsSocket(socket.socket):
 
     """
 
-    __slots__ = ("_has_ended", "_incoming", "_is_plain", "_outgoing", "_tls", "_unsent", "has_begun")
+    __slots__ = (
+        "_has_ended",
+        "_hello",
+        "_incoming",
+        "_is_plain",
+        "_outgoing",
+        "_tls",
+        "_unsent",
+        "has_begun",
+    )
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
         super().__init__(sock.family, sock.type, sock.proto, sock.detach())
@@ -60,6 +71,7 @@ class TlsSocket(socket.socket):
         self._unsent: bytes | memoryview = b""
         self._is_plain = True
         self._has_ended = False
+        self._hello: ClientHello | None = ClientHello()
 
     @property
     def is_full(self) -> bool:
@@ -73,7 +85,9 @@ class TlsSocket(socket.socket):
         """
         self._is_plain = False
         with suppress(BlockingIOError):
-            self._take_in(CHUNK)
+            data = self._take_in(CHUNK)
+            if self._hello is not None:
+                self._check_hello(self._hello, data)
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
@@ -142,11 +156,22 @@ class TlsSocket(socket.socket):
         name, protocol, bits = self._tls.cipher() or ("", "", 0)
         return environ_of(self._tls.version() or protocol, name, bits, self._tls.getpeercert())
 
-    def _take_in(self, size: int) -> None:
+    def _take_in(self, size: int) -> bytes:
         data = super().recv(size)
         self.has_begun = True
         self._has_ended = not data
         self._incoming.write(data)
+        return data
+
+    def _check_hello(self, hello: ClientHello, data: bytes) -> None:
+        """Refuse a client that offers application protocols and none of ours (RFC 7301 3.2). Raises OSError."""
+        hello.feed(data)
+        if not hello.is_complete:
+            return
+        self._hello = None
+        if hello.protocols and OFFERED.isdisjoint(hello.protocols):
+            super().send(NO_APPLICATION_PROTOCOL)
+            raise ConnectionAbortedError(f"the client offers {hello.protocols}, and this server {PROTOCOLS}")
 
     def _say_goodbye(self) -> None:
         """Send a close_notify, as who ends has to do (RFC 8446 6.1). Raises OSError when the client is gone."""
@@ -313,7 +338,11 @@ def report_odd_names() -> None:
 
 
 def wrap(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
-    """Return the blocking TLS connection on a plain one, before its handshake. Raises OSError if it is gone."""
+    """Return the blocking TLS connection on a plain one, before its handshake. Raises OSError if it is gone.
+
+    An end without a close_notify is an end to the handler, by Python's default, as it is to asyncio's streams: many
+    clients close so. A protocol that has to notice when a stream was cut needs ends of its own.
+    """
     return context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
 
 

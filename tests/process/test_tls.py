@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -107,6 +108,10 @@ def say(process: subprocess.Popen[str], text: str) -> None:
 # Clients.
 
 
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+
+
+@needs_curl
 def test_curl_keeps_its_connection_and_speaks_http_1_1(start, authority, pair):
     server = start(web(pair)).wait_serving()
     url = f"https://localhost:{server.address()[1]}/"
@@ -125,6 +130,7 @@ def test_curl_keeps_its_connection_and_speaks_http_1_1(start, authority, pair):
     assert done.stdout.split("\n")[:2] == ["on 1.1 1", "https 1.1 0"]
 
 
+@needs_curl
 def test_large_bodies_go_both_ways(start, authority, pair, tmp_path):
     server = start(web(pair)).wait_serving()
     sent, back = tmp_path / "sent", tmp_path / "back"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 
 import pytest
 
 from prefork.config.schema import Config, Listen, Log, Master, Pool, Tls
 from prefork.errors import ConfigError
+from prefork.master import groups
 from prefork.master.certificates import Certificates, _judge_dates
 from prefork.units import TcpAddress
 from tests.certificates import RSA, Authority, Pair
@@ -137,3 +139,56 @@ def test_known_problems_are_no_news(authority):
 def test_a_certificate_is_valid_from_its_beginning_to_its_end(begin, end, says):
     problem = _judge_dates("expected a good one, found /c.pem,", {"notBefore": begin, "notAfter": end})
     assert (problem and problem.message) == (says and f"expected a good one, found /c.pem, {says}")
+
+
+def handshake(context: ssl.SSLContext, client: ssl.SSLContext, name: str) -> ssl.SSLObject:
+    inward, outward = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = context.wrap_bio(inward, outward, server_side=True)
+    asking = client.wrap_bio(outward, inward, server_hostname=name)
+    for end in (
+        asking,
+        server,
+        asking,
+        server,
+        asking,
+    ):  # a curve that is not the first guess takes one more round
+        with suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+    return asking
+
+
+def groups_of(context: ssl.SSLContext) -> set[int]:
+    return {
+        group
+        for group in (0x17, 0x18, 0x19, 0x1D, 0x1E, *range(0x100, 0x105))
+        if groups.accepts(context, group)
+    }
+
+
+def test_no_finite_field_is_agreed_upon_whatever_name_a_client_asks_for(authority):
+    plain = authority.issue("plain").context()
+    if ssl.OPENSSL_VERSION_INFO >= (3,):
+        assert 0x104 in groups_of(plain)  # what it is about
+    pool = web(tls(authority.issue("one", "one.test"), authority.issue("two", "two.test")))
+    certificates = Certificates(config(pool))
+    context = certificates.context_for(pool, pool.listen[0])
+    assert context is not None
+    assert groups_of(context) == {0x17, 0x18, 0x1D}  # P-256, P-384, X25519
+    assert certificates.doubts == ()
+    suites = {suite["name"] for suite in context.get_ciphers()}
+    assert suites
+    assert all("GCM" in name or "CHACHA20" in name for name in suites)
+    for name in ("one.test", "two.test"):
+        for curve in ("prime256v1", "secp384r1"):
+            client = authority.client()
+            client.set_ecdh_curve(curve)
+            assert name in str(handshake(context, client, name).getpeercert()["subjectAltName"])
+
+
+def test_groups_that_cannot_be_taken_away_are_told(authority, monkeypatch):
+    monkeypatch.setattr("prefork.master.certificates.restrict_groups", lambda _context: None)
+    found = Certificates(config(web(tls(authority.issue("as-ever")))))
+    expected = 1 if ssl.OPENSSL_VERSION_INFO >= (3,) else 0
+    assert len(found.doubts) == expected
+    assert all("finite-field groups (ffdhe) stay on" in doubt for doubt in found.doubts)
+    assert found.problems() == []

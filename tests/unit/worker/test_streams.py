@@ -174,3 +174,32 @@ def test_a_reader_that_succeeds_another_is_empty() -> None:
             return reader.has_unread() and not reader.succeed().has_unread()
 
     assert uvloop.run(run())
+
+
+def test_an_end_without_a_goodbye_is_an_end_to_an_asynchronous_handler(pair: Pair) -> None:
+    server, client = contexts(pair)
+
+    async def read(sock: socket.socket) -> list[bytes]:
+        sock.setblocking(False)
+        reader, writer = await open_streams(sock, None, server, LONG)
+        received = [await reader.readexactly(5), await reader.read()]
+        await close(reader, writer, PATIENCE)
+        return received
+
+    async def cut(sock: socket.socket) -> None:
+        with sock.dup() as beneath:
+            sock.setblocking(False)
+            reader, writer = await asyncio.open_connection(sock=sock, ssl=client, server_hostname="localhost")
+            writer.write(b"first")
+            await writer.drain()
+            beneath.shutdown(socket.SHUT_WR)
+            await reader.read()
+            writer.transport.abort()
+
+    async def run() -> list[bytes]:
+        ours, theirs = socket.socketpair()
+        async with asyncio.timeout(LONG):
+            received, _ = await asyncio.gather(read(ours), cut(theirs))
+            return received
+
+    assert uvloop.run(run()) == [b"first", b""]
