@@ -650,7 +650,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         int,
         option(
             Unit.SIZE,
-            "a worker is replaced that is seen to be larger, three times in a row; 0: never",
+            "a worker is replaced that has more, three times in a row, shared memory of preload aside",
             ge=0,
             le=2**50,
         ),

@@ -78,9 +78,14 @@ class Charge(msgspec.Struct):
         return self.board.read(self.row)
 
     def memory(self) -> int:
-        """Return its resident memory in bytes, 0 if that cannot be known; of a program, that of all its processes."""
+        """Return its resident memory in bytes, 0 if that cannot be known; of a program, that of all its processes.
+
+        What it shares with its template is not its own, and would not be freed with it.
+        """
         if self.pool.kind == "command":
             return tree.memory_below(self.child.pid)
+        if self.pool.preload and self.slot != TEMPLATE:
+            return process.private_memory(self.child.pid) or process.resident_memory(self.child.pid) or 0
         return process.resident_memory(self.child.pid) or 0
 
     def detach(self, pid: int, began: int) -> None:

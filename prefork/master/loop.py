@@ -375,7 +375,7 @@ class Loop:
                 life = self._supervisor.life(charge.birth)
                 if life is not None and life.state is State.STARTING:  # it may say so as often as it likes
                     logger.info("ready in %.2f s", charge.age, extra={"identity": charge.identity})
-                return events.Ready(charge.birth)
+                return events.Ready(charge.birth, charge.memory() if charge.pool.max_memory else 0)
             case channel.BootFailed(reason, traceback):
                 return events.BootFailed(charge.birth, reason, traceback)
             case channel.Failed(reason, traceback):

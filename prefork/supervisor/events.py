@@ -131,9 +131,10 @@ class SpawnFailed(msgspec.Struct, frozen=True):
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """The worker has loaded its handler and accepts."""
+    """The worker has loaded its handler and accepts; ``memory`` is what it has by then, 0 if that is of no interest."""
 
     birth: int
+    memory: int = 0
 
 
 class BootFailed(msgspec.Struct, frozen=True):

@@ -14,6 +14,8 @@ from prefork.units import format_duration, format_size
 
 # One look may fall on a moment's peak: a large answer, a collection of garbage that is about to come.
 TOO_LARGE = 3
+# A worker that has been above max_memory since it was fresh leaks if it has grown so many times larger.
+GROWTH = 2
 
 
 def max_requests(life: Life) -> int:
@@ -37,10 +39,16 @@ def note_expired(workers: Iterable[Life], now: float) -> None:
 def weigh(life: Life, memory: int) -> str | None:
     """Take notice of a worker's resident size in bytes; return why it has to go, if it has to."""
     limit = life.pool.max_memory
-    life.too_large = life.too_large + 1 if limit and memory > limit else 0
+    life.too_large = life.too_large + 1 if limit and memory > _memory_limit(life) else 0
     if life.too_large < TOO_LARGE:
         return None
     return f"max_memory {format_size(limit)}, it has {format_size(memory)}"
+
+
+def _memory_limit(life: Life) -> int:
+    """Return above which size a worker is too large: one that is so from the start would be replaced for ever, for nothing."""
+    limit = life.pool.max_memory
+    return limit if life.fresh_memory <= limit else GROWTH * life.fresh_memory
 
 
 def is_suspect(life: Life) -> bool:

@@ -512,6 +512,8 @@ def _input(event: WorkerEvent) -> tuple[Input, object]:
             return Input.SPAWNED, pid
         case events.SpawnFailed(_, reason, traceback):
             return Input.SPAWN_FAILED, (reason, traceback)
+        case events.Ready(_, memory):
+            return Input.READY, memory
         case events.BootFailed(_, reason, traceback):
             return Input.BOOT_FAILED, (reason, traceback)
         case events.Failed(_, reason, traceback):
@@ -528,7 +530,6 @@ def _input(event: WorkerEvent) -> tuple[Input, object]:
 
 _PLAIN: dict[type[WorkerEvent], Input] = {
     events.Ordered: Input.ORDERED,
-    events.Ready: Input.READY,
     events.LeftQueue: Input.LEFT_QUEUE,
     events.ChannelLost: Input.CHANNEL_LOST,
     events.StacksRead: Input.STACKS,

@@ -34,6 +34,7 @@ from prefork.supervisor.actions import (
     Terminate,
 )
 from prefork.supervisor.events import Clock, Exit, Pulse
+from prefork.units import format_size
 
 # A worker that was told to exit at once has this long before it is killed.
 QUICK = 1.0
@@ -126,9 +127,10 @@ class Life(msgspec.Struct):
     exit: Exit | None = None
     done: bool = False
     # For recycling (see recycling.py): a share of the jitter, how often in a row it was found too large, what it
-    # has had enough of.
+    # had when it got ready, what it has had enough of.
     jitter: float = 0.0
     too_large: int = 0
+    fresh_memory: int = 0
     spent: str | None = None
     # For scaling (see scaling.py): what the latest look showed, when it was, and the share of busy time before it.
     busy_time: float = 0.0
@@ -222,10 +224,20 @@ def _spawn_failed(life: Life, failure: tuple[str, str], _now: float) -> list[Act
     return []
 
 
-def _ready(life: Life, _detail: None, now: float) -> list[Action]:
+def _ready(life: Life, memory: int, now: float) -> list[Action]:
     life.ready_at = now
+    life.fresh_memory = memory
     life.move(State.READY, None)
-    return []
+    if life.slot != 0 or not 0 < life.pool.max_memory < memory:
+        return []  # one worker speaks for all
+    limit, fresh = format_size(life.pool.max_memory), format_size(memory)
+    return [
+        Tell(
+            "warning",
+            f"{life.pool.name}: max_memory is {limit}, a fresh worker has {fresh}: replacing workers only once they have "
+            "twice that; raise max_memory",
+        )
+    ]
 
 
 def _boot_failed(life: Life, failure: tuple[str, str], now: float) -> list[Action]:

@@ -20,6 +20,7 @@ import msgspec
 from prefork.system import forks, signals, stdio
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
+PRIVATE = re.compile(rb"^Private_\w+:\s*(\d+) kB$", re.MULTILINE)
 # A process that could not even say what went wrong with it; as EX_SOFTWARE of sysexits.h.
 BROKEN = 70
 # From here on an exit status stands for a signal, in a shell and in what waits for this server.
@@ -318,6 +319,15 @@ def resident_memory(pid: int) -> int | None:
         with open(f"/proc/{pid}/statm", "rb") as file:
             return int(file.read().split()[1]) * PAGE
     except (OSError, IndexError):
+        return None
+
+
+def private_memory(pid: int) -> int | None:
+    """Return the memory that no other process shares, in bytes (proc(5), smaps_rollup), or None where that is not told."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            return sum(int(size) * 1024 for size in PRIVATE.findall(file.read()))
+    except OSError:  # Linux is older than 4.14, or the process is somebody's whose memory is not for us
         return None
 
 

@@ -71,6 +71,16 @@ def test_a_leak_that_is_followed_by_silence_is_found_all_the_same(start):
     server.wait_for("recycled: max_memory")
 
 
+def test_shared_memory_does_not_count(start, tmp_path):
+    (tmp_path / "large.py").write_text("from leaks import app\nkept = b'x' * 2**27\n")
+    config = pool("large:app", kind="wsgi", workers=2, max_memory="64MiB", stall_timeout=0.4, preload=True)
+    server = start(config).wait_serving()
+    with Load(server.address(), path="/leak", keepalive=4, closing=0, posting=0):
+        (line,) = server.wait_for("recycled: max_memory")[:1]
+    assert float(re.search(r"it has (\d+\.\d) MiB", line)[1]) < 128
+    assert not any("raise max_memory" in line for line in server.lines)
+
+
 def test_an_old_worker_is_replaced_although_nothing_happens(start):
     server = start(pool("web:app", kind="wsgi", workers=2, max_age="500ms", max_requests_jitter="20%"))
     server.wait_serving()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from prefork.supervisor.actions import Bury, Drain, Look, Spawn
+from prefork.supervisor.actions import Bury, Drain, Look, Spawn, Tell
 from prefork.supervisor.events import (
     Boot,
     Busy,
@@ -214,6 +214,23 @@ class TestMemory:
         house.ready(2)
         house.leave(1)
         assert house.supervisor.next_deadline() is None
+
+    def test_what_a_fresh_worker_needs_is_no_leak_until_it_has_doubled(self) -> None:
+        house = House(0.5)
+        house.tell(Boot(config(pool(workers=2, max_memory=LIMIT))))
+        told = [action for birth in (1, 2) for action in house.tell(Ready(birth, LIMIT + 2**20))]
+        (warning,) = [action.text for action in only(Tell, told) if action.level == "warning"]
+        assert warning.startswith("web: max_memory is 100.0 MiB, a fresh worker has 101.0 MiB: ")
+        house.now += 60.0
+        assert only(Spawn, self.seen(house, *[2 * (LIMIT + 2**20)] * TOO_LARGE)) == []
+        one(Spawn, self.seen(house, *[2 * (LIMIT + 2**20) + 1] * TOO_LARGE))
+
+    def test_a_worker_that_is_small_at_first_has_the_limit_that_was_set(self) -> None:
+        house = House(0.5)
+        house.tell(Boot(config(pool(workers=1, max_memory=LIMIT))))
+        assert [told for told in only(Tell, house.tell(Ready(1, LIMIT))) if told.level == "warning"] == []
+        house.now += 60.0
+        one(Spawn, self.seen(house, *[LIMIT + 1] * TOO_LARGE))
 
     def test_a_dead_one_is_not_weighed(self) -> None:
         house = serving(1, max_memory=LIMIT)
