@@ -76,6 +76,8 @@ class Source(msgspec.Struct, frozen=True):
                 return file.read()
         except OSError as error:
             hint = "prefork init writes a first one" if isinstance(error, FileNotFoundError) else None
+            if not os.path.isdir(self.directory):
+                hint = f"the current folder, {self.directory}, has been deleted: cd to one that exists"
             raise ConfigError([Problem(f"cannot read {self.conf}: {error.strerror}", hint)]) from error
 
 

@@ -263,8 +263,11 @@ class Loop:
     def _roll_out(self) -> None:
         config = self._read()
         change = compare(self._server.config, config)
-        for key in change.fixed:
-            text = f"{key} has changed: that takes a new start, the running server keeps the old one"
+        fixed = [
+            f"{key} has changed: that takes a new start, the running server keeps the old one"
+            for key in change.fixed
+        ]
+        for text in [*fixed, *self._server.origin.doubts(config)]:
             logger.warning("%s", text)
             self._requests.tell(actions.Tell("warning", text))
         config = self._server.prepare(config)

@@ -14,7 +14,7 @@ from setproctitle import setproctitle
 from prefork import log
 from prefork.config.listeners import all_keyed, keyed
 from prefork.config.schema import TEMPLATE, Config, Folder, Pool
-from prefork.errors import ConfigError, ListenError, PreforkError
+from prefork.errors import CommandError, ConfigError, ListenError, PreforkError
 from prefork.log import Destination, Identity, Outlets, logger
 from prefork.master.charge import Charge
 from prefork.master.clock import SteadyClock
@@ -125,6 +125,7 @@ class Server:
     def resumed(cls, past: dict[str, Any], origin: Origin) -> Server:
         """Return what another program of this process has held; its interpreter's sys.path ended with it."""
         server = cls(Plan(past["config"], past["accounts"], past["outlets"], origin.pinned_path()), origin)
+        load_code(server.config)  # for workers that are replaced before the new generation serves
         server.generation, server.began = past["generation"], past["began"]
         server.charges, server.deaths, server._boards = past["charges"], past["deaths"], past["boards"]
         server._release_rows()
@@ -386,9 +387,30 @@ def draw_up(config: Config, origin: Origin) -> Plan:
     """
     config = pin(config)
     accounts = examine(config)
+    load_code(config)
     certificates = load_certificates(config)
     outlets = log.open_outlets(config.log.file, config.log.access)
     return Plan(config, accounts, outlets, origin.pinned_path(), certificates)
+
+
+def load_code(config: Config) -> None:
+    """Load what the workers of a configuration import of prefork and its dependencies, and this process has not yet.
+
+    Later there may be another version on the disk, which does not fit the modules that are loaded: no worker could be
+    replaced any more. Whether a handler or a task is asynchronous is not known before it is loaded.
+    Raises CommandError if that has happened already.
+    """
+    try:
+        if any(pool.kind in ("handler", "task") for pool in config.pools.values()):
+            import prefork.worker.aio
+        if any(map(speaks_tls, config.pools.values())):
+            import prefork.master.certificates
+            import prefork.worker.tls  # noqa: F401
+    except Exception as error:
+        raise CommandError(
+            f"cannot load a part of prefork: {type(error).__name__}: {error}",
+            "if another version has been installed since this server started, prefork upgrade takes it",
+        ) from error
 
 
 def speaks_tls(pool: Pool) -> bool:

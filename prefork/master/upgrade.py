@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import selectors
-import sys
 import time
 from collections.abc import Callable
 from enum import Enum, auto
@@ -25,6 +24,7 @@ from prefork.errors import CommandError, PreforkError
 from prefork.log import logger
 from prefork.master.estate import Descriptor, decode, encode
 from prefork.master.probe import probe
+from prefork.master.release import Origin
 from prefork.master.server import Server, load_certificates
 from prefork.supervisor.events import Resume
 from prefork.supervisor.server import Phase, Supervisor
@@ -127,7 +127,7 @@ class Rehearsal:
 
     """
 
-    def __init__(self, estate: bytes, selector: selectors.BaseSelector) -> None:
+    def __init__(self, estate: bytes, origin: Origin, selector: selectors.BaseSelector) -> None:
         self.output = self.heard = b""
         self.failure: str | None = None
         self._selector = selector
@@ -135,13 +135,13 @@ class Rehearsal:
         self._says, says = os.pipe()
         memory = _memory(estate)
         try:
-            environment = _environment(REHEARSE, memory, says)
+            environment = _environment(origin, REHEARSE, memory, says)
             for name in (
                 *activation.VARIABLES,
                 *notify.VARIABLES,
             ):  # what the service manager says to the master
                 environment.pop(name, None)
-            self.child = process.start(_program(), environment, prints, [memory, says])
+            self.child = process.start(origin.program(), environment, prints, [memory, says])
         except OSError:
             os.close(self._prints)
             os.close(self._says)
@@ -295,7 +295,8 @@ class Upgrade:
         self._say("trying the new program")
         try:
             estate, _ = encode(self._estate([]))
-            self._rehearsal = rehearsal = Rehearsal(estate, self._selector)
+            self._server.origin.enter()
+            self._rehearsal = rehearsal = Rehearsal(estate, self._server.origin, self._selector)
         except OSError as error:
             self._refuse(f"the new program cannot be started: {error.strerror}")
         except CommandError as error:
@@ -329,8 +330,10 @@ class Upgrade:
                 return  # its signals are this program's to take; those that come from now on, the next one's
             estate, descriptors = encode(self._estate(self._waiters))
             memory = _memory(estate)
-            logger.info("executing %s", " ".join(_program()))
-            process.replace(_program(), _environment(SUCCEED, memory), [memory, *descriptors])
+            origin = self._server.origin
+            origin.enter()
+            logger.info("executing %s", " ".join(origin.program()))
+            process.replace(origin.program(), _environment(origin, SUCCEED, memory), [memory, *descriptors])
         except OSError as error:
             self._refuse(f"the new program cannot be executed: {error.strerror}")
         except PreforkError as error:
@@ -362,13 +365,9 @@ def last_words(output: str) -> tuple[str, str]:
     return reason, "\n".join(lines[:end])
 
 
-def _program() -> tuple[str, ...]:
-    """Return how this program was started, with what is found now where its interpreter was."""
-    return (sys.executable, *sys.orig_argv[1:])
-
-
-def _environment(*words: object) -> dict[str, str]:
-    return {**os.environ, VARIABLE: " ".join(map(str, words))}
+def _environment(origin: Origin, *words: object) -> dict[str, str]:
+    """Return the environment of a new program, which is in the start folder of this one, by its name."""
+    return {**os.environ, "PWD": origin.started.name, VARIABLE: " ".join(map(str, words))}
 
 
 def _memory(data: bytes) -> int:

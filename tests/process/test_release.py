@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import prefork
+from tests.certificates import Authority
 from tests.harness import PREFORK, Server, body_of, wait_until
 
 APP = """
@@ -19,6 +21,7 @@ def app(environ, start_response):
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
 """
+PACKAGE = Path(prefork.__file__).parent
 WEB = '[pool.web]\nlisten = ["127.0.0.1:0"]\nwsgi = "app:app"\nworkers = 2\n'
 # What a shell does: cd, and PWD keeps the path that was given.
 IN_CURRENT = ["sh", "-c", 'cd current && exec "$@"', "sh", *PREFORK, "run"]
@@ -109,4 +112,91 @@ def test_programs_start_in_the_release_of_their_generation(start, root):
     server.wait_for(r"\| release 1", 2)
     assert server.run("reload").returncode == 0
     server.wait_for(r"\| release 2")
+    assert server.stop() == 0
+
+
+def test_an_upgrade_works_in_a_deleted_release(start, root):
+    """The start folder is gone, and its name leads to the next release."""
+    server = start(
+        head(root) + WEB, command=[*IN_CURRENT, f"{root}/server.toml"], env={"PYTHONPATH": ""}
+    ).wait_serving()
+    switch(root, 2)
+    shutil.rmtree(root / "releases/1")
+    done = server.run("upgrade")
+    assert done.returncode == 0, done.stderr
+    assert answers(server) == "2 2"
+    assert server.stop() == 0
+
+
+KINDS = """
+[pool.wsgi]
+listen = ["127.0.0.1:0"]
+wsgi = "kinds:app"
+
+[pool.tls]
+listen = ["127.0.0.1:0"]
+wsgi = "kinds:app"
+threads = 2
+tls = {{ certificate = "{pair.certificate}", key = "{pair.key}" }}
+
+[pool.handler]
+listen = ["127.0.0.1:0"]
+handler = "kinds:handle"
+
+[pool.async]
+listen = ["127.0.0.1:0"]
+handler = "kinds:handle_async"
+
+[pool.task]
+task = "kinds:run"
+
+[pool.async-task]
+task = "kinds:run_async"
+
+[pool.command]
+command = ["{sleep}", "1000"]
+
+[pool.template]
+listen = ["127.0.0.1:0"]
+wsgi = "kinds:app"
+preload = true
+"""
+KINDS_APP = """
+def app(environ, start_response):
+    start_response("204 No Content", [])
+    return []
+def handle(sock, address): ...
+async def handle_async(reader, writer): ...
+def run(worker):
+    worker.stopping.wait()
+async def run_async(worker):
+    await worker.stopped()
+"""
+
+
+def test_workers_of_every_kind_are_replaced_by_the_version_that_runs(start, tmp_path):
+    """``pip install -U`` has replaced the files: nothing of prefork may be read from the disk any more."""
+    library = tmp_path / "lib"
+    shutil.copytree(PACKAGE, library / "prefork", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "kinds.py").write_text(KINDS_APP)
+    config = KINDS.format(sleep=shutil.which("sleep"), pair=Authority(tmp_path).issue("server"))
+    server = start(config, env={"PYTHONPATH": str(library)}).wait_serving()
+    for file in (library / "prefork").rglob("*.py"):
+        file.write_text("raise RuntimeError('another version')\n")
+    pools = server.status()["pools"]
+    old = {process["pid"] for pool in pools for process in [*pool["workers"], *pool["templates"]]}
+    assert len(old) == 9
+    for pid in old:
+        os.kill(pid, signal.SIGKILL)
+
+    def is_replaced() -> bool:
+        pools = server.status()["pools"]
+        new = {worker["pid"] for pool in pools for worker in pool["workers"]}
+        return not old & new and all(pool["ready"] == pool["wanted"] for pool in pools)
+
+    wait_until(is_replaced, "all are replaced")
+    assert "another version" not in server.log
+    refused = server.run("upgrade")
+    assert refused.returncode == 1
+    assert "another version" in refused.stderr
     assert server.stop() == 0

@@ -6,9 +6,10 @@ import os
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from prefork.config.schema import Folder
+from prefork.config.schema import Folder, Release
 from prefork.errors import UsageError
 from prefork.master.release import Origin, pin, start_folder
 from prefork.worker.settle import find
@@ -43,16 +44,16 @@ def test_a_pwd_that_means_another_folder_is_not_believed(current, monkeypatch, n
     assert start_folder() == str(current.resolve())
 
 
-def test_a_deleted_start_folder_is_told_of_unless_there_is_one_of_its_name(tmp_path, monkeypatch):
+def test_a_deleted_start_folder_keeps_its_name_if_that_is_known(tmp_path, monkeypatch):
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
     monkeypatch.setenv("PWD", str(gone))
     gone.rmdir()
-    with pytest.raises(UsageError, match=f"the current folder, {gone}, has been deleted"):
-        start_folder()
-    gone.mkdir()  # another one
     assert start_folder() == str(gone)
+    monkeypatch.delenv("PWD")
+    with pytest.raises(UsageError, match="the current folder has been deleted"):
+        start_folder()
 
 
 def test_each_reading_pins_the_folders_that_links_lead_to_then(current):
@@ -90,3 +91,59 @@ def test_a_release_that_was_deleted_is_replaced_by_what_its_name_means_now(curre
     (releases / "1" / "lib").rmdir()
     (releases / "1").rmdir()
     assert find(folder) == f"{releases}/2"
+
+
+@pytest.mark.parametrize(
+    "text", ["#!{0}\nimport this", '#!/bin/sh\n\'exec\' "{0}" "$0"', "#!/usr/bin/env {0}\n"]
+)
+def test_a_script_that_was_executed_is_what_an_upgrade_executes(current, monkeypatch, text):
+    """Its first line may name another interpreter by then."""
+    script = current / "run"
+    script.write_text(text.format("python4"))
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "argv", ["run"])
+    monkeypatch.setattr(sys, "orig_argv", ["python4", "run", "shop.toml"])
+    assert Origin().program() == (str(script), "shop.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"), [("#!/usr/bin/python4\n", 0o755), ("#!/usr/bin/env python4\n", 0o644), ("", 0o755)]
+)
+def test_a_script_that_was_given_to_an_interpreter_is_so_again(current, monkeypatch, text, mode):
+    script = current / "run"
+    script.write_text(text)
+    script.chmod(mode)
+    monkeypatch.setattr(sys, "argv", ["run"])
+    monkeypatch.setattr(sys, "orig_argv", ["python4", "run", "shop.toml"])
+    monkeypatch.setattr(sys, "executable", f"{os.getcwd()}/bin/python4")
+    assert Origin().program() == (f"{current}/bin/python4", "run", "shop.toml")
+
+
+def test_a_link_that_led_to_the_start_folder_is_named_once_it_leads_elsewhere(current, monkeypatch):
+    monkeypatch.delenv("PWD")  # as under systemd
+    origin = Origin()
+    config = read(WEB)
+    follows = read(f'[master]\ndirectory = "{current}"\n' + WEB)
+    own = origin.started.name
+    here = msgspec.structs.replace(config.pools["web"], release=Release(Folder(own)))
+    config = msgspec.structs.replace(config, pools={"web": here})
+    assert origin.doubts(config) == []
+    switch(current)
+    releases = current.parent / "releases"
+    assert origin.doubts(follows) == []
+    [told] = origin.doubts(config)
+    assert told.startswith(f"this server runs in {releases}/1, {current} is {releases}/2 by now: ")
+    assert told.endswith(f'write directory = "{current}" under [master]')
+
+
+def test_what_only_an_upgrade_takes_is_named(tmp_path, monkeypatch):
+    site = tmp_path / "site-packages"
+    site.mkdir()
+    monkeypatch.setattr(sys, "path", [str(site)])
+    origin = Origin()
+    assert origin.doubts(read(WEB)) == []
+    new = site.resolve() / "shop.pth"
+    new.write_text("/srv/shop\n")
+    assert origin.doubts(read(WEB)) == [
+        f"changed since this server started: {new}; prefork upgrade takes that, a reload does not"
+    ]
