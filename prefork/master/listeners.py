@@ -36,11 +36,12 @@ NO_ACCESS = (None, None, None)
 
 
 class Listener(msgspec.Struct):
-    """A bound, listening socket; for a Unix socket also the identity of its file."""
+    """A bound, listening socket; for a Unix socket also its file, and where this was put, whatever links led there."""
 
     listen: Listen
     socket: socket.socket
     file: tuple[int, int] | None = None
+    real_path: str = ""
     shut: bool = False
     awaits_bytes: bool = False
 
@@ -72,6 +73,8 @@ class Listeners:
 
     def __init__(self) -> None:
         self._open: dict[Key, list[Listener]] = {}
+        # Unix sockets that no client can find any more, while a rollout puts others in their place.
+        self._lost: dict[Key, list[Listener]] = {}
         self._inherited = inherited_sockets(os.environ)
 
     def of(self, key: Key) -> list[Listener]:
@@ -105,23 +108,45 @@ class Listeners:
         """
         until = time.monotonic() + patience
         opened: dict[Key, list[Listener]] = {}
+        rebound: dict[Key, list[Listener]] = {}
         try:
             for key, listen in wanted.items():
                 if key not in self._open or not all(_reopen_doors(listener) for listener in self._open[key]):
                     opened[key] = self._obtain(listen, until)
-                elif not all(_is_found(listener) for listener in self._open[key]):
-                    logger.error(
-                        "%s: its file is gone; clients find it again after a new start", listen.address
-                    )
+                elif not any(_is_found(listener) for listener in self._open[key]):
+                    logger.warning("%s: its file is gone; putting another one there", listen.address)
+                    rebound[key] = self._obtain(listen, until)
         except ListenError:
-            for listener in chain.from_iterable(opened.values()):
+            for listener in chain(*opened.values(), *rebound.values()):
                 _close(listener)
             raise
         for key in opened.keys() & self._open.keys():
             for listener in self._open[key]:
                 _close(listener)
         self._open |= opened
-        return list(chain.from_iterable(opened.values()))
+        for key, new in rebound.items():
+            self._lost[key] = self._open[key]
+            self._open[key] = [*self._lost[key], *new]
+        return list(chain(*opened.values(), *rebound.values()))
+
+    def settle_rebound(self, is_good: bool) -> bool:
+        """End the time in which both a lost Unix socket and the one in its place are open; return whether there was one.
+
+        Args:
+            is_good: whether the rollout went well. Then all workers have the new one, and the old one's last clients
+                were served by those that had both; if not, no worker has the new one.
+
+        """
+        lost, self._lost = self._lost, {}
+        for key in lost.keys() & self._open.keys():
+            old = [listener for listener in self._open[key] if any(listener is each for each in lost[key])]
+            new = [
+                listener for listener in self._open[key] if not any(listener is each for each in lost[key])
+            ]
+            self._open[key] = new if is_good else old
+            for listener in old if is_good else new:
+                (_leave if is_good else _close)(listener)
+        return bool(lost)
 
     def _obtain(self, listen: Listen, until: float) -> list[Listener]:
         if isinstance(listen.address, InheritedAddress):
@@ -150,7 +175,7 @@ class Listeners:
         """Give open listeners the options that they have now: backlog, mode, owner and group. Raises ListenError."""
         for key, listen in wanted.items():
             for listener in self._open[key]:
-                if listener.listen != listen:
+                if listener.listen != listen and _is_found(listener):
                     _alter(listener, listen)
 
     def shut_doors(self, keys: Collection[Key]) -> None:
@@ -258,7 +283,7 @@ def _bind_unix(listen: Listen, path: str) -> Listener:
         with suppress(OSError):
             os.unlink(beside)
         raise
-    return Listener(listen, made, file)
+    return Listener(listen, made, file, os.path.realpath(path))
 
 
 def _check_free(path: str) -> None:
@@ -336,6 +361,12 @@ def _reopen_doors(listener: Listener) -> bool:
     return not listener.shut
 
 
+def _leave(listener: Listener) -> None:
+    """Close a Unix socket that no new client can find, but not for the workers that hold it: they serve on."""
+    _unlink_own(listener)
+    listener.socket.close()
+
+
 def _close(listener: Listener) -> None:
     if not listener.shut:
         _unlink_own(listener)
@@ -347,17 +378,23 @@ def _close(listener: Listener) -> None:
 
 
 def _unlink_own(listener: Listener) -> None:
-    if isinstance(listener.listen.address, UnixAddress) and _is_found(listener):
-        os.unlink(listener.listen.address.path)
+    """Remove a Unix socket's file, also from an old release that its path does not lead to any more."""
+    if isinstance(listener.listen.address, UnixAddress):
+        for path in dict.fromkeys((listener.listen.address.path, listener.real_path)):
+            if _is_at(listener, path):
+                os.unlink(path)
 
 
 def _is_found(listener: Listener) -> bool:
     """Tell whether clients can find a listener: a Unix socket's path may mean another file by now, or none."""
-    if not isinstance(listener.listen.address, UnixAddress):
-        return True
+    address = listener.listen.address
+    return not isinstance(address, UnixAddress) or _is_at(listener, address.path)
+
+
+def _is_at(listener: Listener, path: str) -> bool:
     try:
-        found = os.lstat(listener.listen.address.path)
-    except FileNotFoundError:
+        found = os.lstat(path)
+    except OSError:
         return False
     return (found.st_dev, found.st_ino) == listener.file
 

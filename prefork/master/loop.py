@@ -218,6 +218,8 @@ class Loop:
         return answer
 
     def _end_rollout(self, action: actions.EndRollout) -> None:
+        with self._doorbell.silenced():
+            self._server.settle_rebound(is_good=action.reason is None)
         if action.reason is None:
             logger.info("generation %s serves", action.generation)
         else:

@@ -38,11 +38,19 @@ class PidFile:
     def __init__(self, path: str, descriptor: int | None = None) -> None:
         self.path = path
         self.descriptor = self._write() if descriptor is None else descriptor
+        self._real_path = os.path.realpath(path)
+
+    @property
+    def is_found(self) -> bool:
+        """Whether others find the file: its path may mean another one by now, or none."""
+        return _is_at(self.path, self.descriptor)
 
     def close(self) -> None:
         """Remove the file and give up the lock, in this order: nobody else can have taken it in between."""
-        if _is_at(self.path, self.descriptor):
-            os.unlink(self.path)
+        # Its path may lead elsewhere by now: an old release does not keep its file.
+        for path in dict.fromkeys((self.path, self._real_path)):
+            if _is_at(path, self.descriptor):
+                os.unlink(path)
         os.close(self.descriptor)
 
     def _write(self) -> int:

@@ -170,12 +170,25 @@ class Server:
         try:
             self.judge(plan.certificates)
             self.open_listeners(config)
+            self._renew_pid_file()
         except PreforkError:
             plan.outlets.close()
             raise
         self.withdraw()
         self.next_plan = plan
         return plan.config
+
+    def remove_pid_file(self) -> None:
+        """Remove the pid file, wherever it is by now."""
+        if self.pid_file is not None:
+            self.pid_file.close()
+
+    def _renew_pid_file(self) -> None:
+        """Write the pid file anew if it is gone, or its path leads to another folder by now. Raises ListenError."""
+        if self.pid_file is not None and not self.pid_file.is_found:
+            old, self.pid_file = self.pid_file, PidFile(self.pid_file.path)
+            old.close()
+            logger.warning("%s: the pid file was gone; it is there again", old.path)
 
     def judge(self, certificates: Certificates | None) -> None:
         """Log which certificates clients will refuse; raise ConfigError if one is to replace another.
@@ -191,6 +204,11 @@ class Server:
             logger.warning("%s", doubt)
         for problem in certificates.problems():
             logger.warning("%s; it is served all the same", problem.message)
+
+    def settle_rebound(self, is_good: bool) -> None:
+        """Let go of Unix sockets that nobody finds any more, or of those put in their place; the guard has to follow."""
+        if self.listeners.settle_rebound(is_good):
+            self.post_guard()
 
     def withdraw(self) -> None:
         """Forget the plan that was held ready."""

@@ -71,7 +71,7 @@ def _serve(read: Callable[[], Config], stack: ExitStack, source: str, origin: Or
     stack.callback(server.close)
     if config.master.pid_file is not None:
         server.pid_file = PidFile(config.master.pid_file)
-        stack.callback(server.pid_file.close)
+        stack.callback(server.remove_pid_file)
     loop = Loop(server, read)
     stack.callback(loop.close)
     stack.callback(loop.control(config.master.control).close)
@@ -94,7 +94,7 @@ def _go_on(part: Role, read: Callable[[], Config], stack: ExitStack, source: str
     stack.callback(server.close)
     if past["pid_file"] is not None:
         server.pid_file = PidFile(*past["pid_file"])
-        stack.callback(server.pid_file.close)
+        stack.callback(server.remove_pid_file)
     loop = Loop(server, read)
     stack.callback(loop.close)
     control = loop.control(past["control"]["path"], past["control"])

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from tests.clients import Load
-from tests.harness import Server, body_of, descriptors_of, fetch, wait_until
+from tests.harness import PATIENCE, Server, body_of, descriptors_of, fetch, wait_until
 
 # The number of pidfd_getfd(2), the same on all kinds of machines.
 PIDFD_GETFD = 438
@@ -370,8 +370,70 @@ wsgi = "web:app"
     assert not (tmp_path / "new.sock").exists()
 
 
-def test_a_reload_says_that_a_unix_sockets_file_is_gone(start, tmp_path):
-    server = start('[pool.web]\nlisten = ["unix:web.sock"]\nwsgi = "web:app"\n').wait_serving()
-    (tmp_path / "web.sock").unlink()
-    server.ask("reload")
-    server.wait_for(r"web\.sock: its file is gone")
+def test_a_unix_socket_whose_file_is_gone_is_bound_anew_by_a_reload(start, tmp_path):
+    """A client in the queue of the old one is served, even if no old worker can do so."""
+    path = tmp_path / "web.sock"
+    server = start(pool(f"unix:{path}")).wait_serving()
+    (old,) = server.pids()
+    os.kill(old, signal.SIGSTOP)
+    with socket.socket(socket.AF_UNIX) as early:
+        early.settimeout(PATIENCE)
+        early.connect(str(path))
+        early.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        path.unlink()
+        server.signal(signal.SIGHUP)
+        assert early.recv(100).startswith(b"HTTP/1.1 200")
+    os.kill(old, signal.SIGCONT)
+    server.wait_serving(2)
+    for _ in range(3):
+        assert fetch(str(path)).startswith(b"HTTP/1.1 200")
+    assert len(server.pool()["listeners"]) == 1
+    server.wait_for(r"web\.sock: its file is gone; putting another one there")
+    assert server.stop() == 0
+    assert not path.exists()
+
+
+def test_a_refused_reload_leaves_a_lost_unix_socket_as_it_was(start, tmp_path):
+    path = tmp_path / "web.sock"
+    server = start(pool(f"unix:{path}", "127.0.0.1:0")).wait_serving()
+    path.unlink()
+    server.write(pool(f"unix:{path}", "127.0.0.1:0").replace("web:app", "no_such_module:app"))
+    assert server.run("reload").returncode == 1
+    assert not path.exists()  # no worker would accept there
+    assert fetch(server.address(number=1)).startswith(b"HTTP/1.1 200")
+    server.write(pool(f"unix:{path}", "127.0.0.1:0"))
+    assert server.run("reload").returncode == 0
+    assert fetch(str(path)).startswith(b"HTTP/1.1 200")
+    assert server.stop() == 0
+
+
+def test_a_lost_unix_socket_where_another_server_listens_refuses_the_reload(start, tmp_path):
+    path = tmp_path / "web.sock"
+    server = start(pool(f"unix:{path}")).wait_serving()
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.bind(str(path))
+        stranger.listen()
+        done = server.run("reload")
+        assert done.returncode != 0
+        assert f"cannot listen on unix:{path}: a running server listens there" in done.stderr
+    assert len(server.pool()["listeners"]) == 1
+    assert server.stop() == 0
+    assert path.exists()
+
+
+def test_what_a_switched_link_leads_to_gets_sockets_and_pid_file_at_a_reload(start, tmp_path):
+    for name in ("1", "2"):
+        (tmp_path / name).mkdir()
+    link = tmp_path / "current"
+    link.symlink_to("1")
+    head = f'[master]\ncontrol = "{tmp_path}/control.sock"\npid_file = "{link}/run/server.pid"\n'
+    server = start(head + pool(f"unix:{link}/run/web.sock")).wait_serving()
+    link.unlink()
+    link.symlink_to("2")
+    assert server.run("reload").returncode == 0
+    assert fetch(f"{link}/run/web.sock").startswith(b"HTTP/1.1 200")
+    assert (link / "run/server.pid").read_text() == f"{server.process.pid}\n"
+    assert os.listdir(tmp_path / "1" / "run") == []
+    assert server.stop() == 0
+    assert os.listdir(tmp_path / "2" / "run") == []
