@@ -321,6 +321,10 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True):
         """Return each certificate's file with that of its key."""
         return tuple(zip(self.certificate, self.key or self.certificate, strict=True))
 
+    def files(self) -> tuple[str, ...]:
+        """Return every file that is named."""
+        return (*self.certificate, *self.key, *([] if self.client_ca is None else [self.client_ca]))
+
 
 class Listen(msgspec.Struct, frozen=True, kw_only=True):
     """One address that a pool listens on."""

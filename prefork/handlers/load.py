@@ -64,6 +64,11 @@ def _make(factory: Any, call: Call) -> Any:
         raise BootError(reason_of(error), traceback=traceback_of(error)) from error
 
 
+def is_given(application: str) -> bool:
+    """Tell whether ``load`` returns an object of this process's for a name, which no other program can import."""
+    return application in _given
+
+
 @contextmanager
 def give(application: str, target: object) -> Iterator[None]:
     """Have ``load`` return an object for a name, in this process and those forked from it, for as long as it lasts.

@@ -1,15 +1,18 @@
 """Certificates and keys: read and tried in the master, where they can be read, inherited by the workers it forks.
 
 So a worker that has dropped its privileges needs no right to read a key, all workers of a generation share the keys
-of TLS's session tickets, and a bad pair is found before anything changes. Imported only where there is TLS.
+of TLS's session tickets, and a bad pair is found before anything changes. Imported only where there is TLS. Workers that
+execute their program anew (anew.py) inherit nothing: they are given the files' contents, and make the same of them.
 """
 
 from __future__ import annotations
 
+import os
 import platform
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, NoReturn
 
 from prefork.config.schema import Config, Listen, Pool, Tls
@@ -53,6 +56,7 @@ class Certificates:
     Attributes:
         pairs: every certificate.
         doubts: what could not be made as safe as it should be, in words.
+        files: what was read, by its path: workers that execute their program anew are given it.
 
     Raises ConfigError with all that cannot be read or used.
 
@@ -60,6 +64,7 @@ class Certificates:
 
     def __init__(self, config: Config) -> None:
         self._contexts: dict[tuple[Tls, str], ssl.SSLContext] = {}
+        self.files: dict[str, bytes] = {}
         self.pairs: list[Pair] = []
         self.doubts: tuple[str, ...] = ()
         unusable: list[Problem] = []
@@ -83,17 +88,51 @@ class Certificates:
 
     def _add(self, where: str, pool: Pool, tls: Tls) -> None:
         if (tls, pool.kind) not in self._contexts:
-            context, pairs = _build(where, tls, PROTOCOLS if pool.kind == "wsgi" else ())
+            context, pairs = _build(where, tls, _protocols(pool.kind))
             self._contexts[tls, pool.kind] = context
+            self.files |= {path: _read(path) for path in tls.files()}
             self.pairs += pairs
             if not is_restricted(context):
                 self.doubts = (FINITE_FIELDS,)
+
+
+def context_from(tls: Tls, kind: str, files: Mapping[str, bytes]) -> ssl.SSLContext:
+    """Return what ``Certificates`` has made, in a program that is given the files' contents, as it may not read them."""
+    with ExitStack() as stack:
+        paths = {path: stack.enter_context(_as_file(data)) for path, data in files.items()}
+        given = Tls(
+            certificate=tuple(paths[path] for path in tls.certificate),
+            key=tuple(paths[path] for path in tls.key),
+            client_ca=tls.client_ca and paths[tls.client_ca],
+        )
+        return _build("tls", given, _protocols(kind))[0]
+
+
+@contextmanager
+def _as_file(data: bytes) -> Iterator[str]:
+    """Give bytes a path, as OpenSSL takes no others for keys; it means memory of this process, and nothing on a disk."""
+    descriptor = os.memfd_create("prefork-certificate")
+    try:
+        os.write(descriptor, data)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: str) -> bytes:
+    """Return what a file holds; a FIFO that somebody has put there holds nothing, and is not waited for."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        return file.read()
 
 
 class _UnusableError(Exception):
     def __init__(self, where: str, key: str, text: str, hint: str | None = None) -> None:
         super().__init__(text)
         self.problem = Problem(f"{where} {key}: {text}", hint)
+
+
+def _protocols(kind: str) -> Sequence[str]:
+    return PROTOCOLS if kind == "wsgi" else ()
 
 
 def _wanted(config: Config) -> Iterator[tuple[str, Pool, Tls]]:
@@ -159,8 +198,7 @@ def _load(where: str, certificate: str, key: str) -> ssl.SSLContext:
 def _check_pem(where: str, option: str, path: str, label: bytes, what: str) -> None:
     """Say what OpenSSL does not: which file it is about, and what it lacks."""
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = _read(path)
     except OSError as error:
         raise _UnusableError(
             where, option, f"cannot read {path}: {(error.strerror or str(error)).lower()}"

@@ -6,11 +6,13 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NoReturn
 
 from prefork.config.schema import TEMPLATE, UNSEEN, Pool
 from prefork.errors import ListenError
 from prefork.log import logger
+from prefork.master import anew
 from prefork.master.charge import Charge, Means, charge_of, shared
 from prefork.master.server import Death, Server
 from prefork.scoreboard import Board, Snapshot
@@ -53,6 +55,9 @@ def _fork(server: Server, action: actions.Spawn) -> Charge:
     with shared(board) as means:
         post = _post(server, action, board, means)
         run = _runner_of(action)
+        if anew.is_wanted(post):
+            files = server.certificate_files(action.pool, server.plan_for(action.generation).certificates)
+            run = partial(anew.run, files=files, otherwise=run)
         child = process.fork(lambda: run(post))
     return charge_of(action, child, board, means, post.files)
 

@@ -325,6 +325,14 @@ class Server:
         )
         return {descriptor: context for descriptor, context in contexts if context is not None}
 
+    @staticmethod
+    def certificate_files(pool: Pool, certificates: Certificates | None) -> dict[str, bytes]:
+        """Return the contents of a pool's certificates and keys, by their paths."""
+        used = filter(None, map(pool.tls_at, pool.listen))
+        return (
+            {path: certificates.files[path] for tls in used for path in tls.files()} if certificates else {}
+        )
+
     def board_for(self, pool: Pool) -> Board:
         """Return the scoreboard of a pool; another number of threads needs another one."""
         key = (pool.name, pool.threads)

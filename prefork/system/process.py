@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import signal
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -213,6 +214,12 @@ def has_children() -> bool:
     except ChildProcessError:
         return False
     return True
+
+
+def interpreter() -> tuple[str, ...]:
+    """Return the beginning of a command line that runs this Python, with the options that it was started with."""
+    # As multiprocessing does it; -P: nothing is imported from the working directory, which may be anybody's.
+    return (sys.executable, *subprocess._args_from_interpreter_flags(), "-P")  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def execute(path: str, arguments: tuple[str, ...], environment: Mapping[str, str]) -> NoReturn:

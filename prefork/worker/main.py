@@ -19,7 +19,7 @@ from prefork.handlers.body import MEMORY, choose_storage
 from prefork.handlers.command import MARK
 from prefork.handlers.context import Worker
 from prefork.handlers.hooks import Hooks, load_hooks
-from prefork.handlers.load import is_async, load
+from prefork.handlers.load import is_async, is_given, load
 from prefork.handlers.patching import check_unpatched
 from prefork.handlers.socket import adapt
 from prefork.log import Destination, Identity, logger
@@ -171,6 +171,11 @@ def prepare(pool: Pool) -> Any:
     if pool.kind == "task":
         return task.adapt(application)
     return wsgi.adapt(application, pool.application)
+
+
+def has_name(pool: Pool) -> bool:
+    """Tell whether another program can load a pool's application, too: it is no object that this program was given."""
+    return not is_given(pool.application)
 
 
 def rehearse(pool: Pool, hooks: str | None) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "cli": BASE | {"master", "control", "metrics", "config", "log", "prefork"},
     "examples": {"prefork"},
     "program": BASE | {"cli", "master", "handlers", "config", "log"},
+    "executed": BASE | {"worker", "master", "system", "scoreboard", "config"},
     "__init__": {"handlers", "program"},
     "__main__": {"cli"},
 }
