@@ -56,6 +56,12 @@ class TcpAddress(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    def includes(self, other: TcpAddress) -> bool:
+        """Tell whether this one stands for all addresses of a machine, and another is one of them with the same port."""
+        is_same_family = (":" in self.host) == (":" in other.host)
+        is_wide = self.host in ("0.0.0.0", "::") and self.host != other.host  # noqa: S104 - nothing is bound
+        return is_wide and is_same_family and self.port == other.port != 0
+
 
 class UnixAddress(msgspec.Struct, frozen=True):
     """The path of a Unix socket."""

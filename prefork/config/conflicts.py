@@ -44,6 +44,7 @@ def check_conflicts(document: Document, config: Config, listeners: Listeners) ->
     for path, listener in listeners:
         _check_permissions(document, path, listener)
     _check_addresses(document, listeners)
+    _check_overlaps(document, listeners)
     _check_paths(document, config, listeners)
     _check_access(document, config)
 
@@ -205,6 +206,20 @@ def _check_addresses(document: Document, listeners: Listeners) -> None:
             document.complain(path, "an address of its own", f"{address}, which has {owner}")
         elif not isinstance(address, TcpAddress) or address.port:  # the kernel gives each port 0 another one
             known[address] = path
+
+
+def _check_overlaps(document: Document, listeners: Listeners) -> None:
+    """Refuse an address beside the one that stands for all of this machine's: the kernel does not bind both."""
+    for path, listener in listeners:
+        for other, wide in listeners:
+            if (
+                isinstance(listener.address, TcpAddress)
+                and isinstance(wide.address, TcpAddress)
+                and wide.address.includes(listener.address)
+            ):
+                owner = f"{document.where(other)}: {document.name(other)}"
+                found = f"{listener.address}, which is one of {wide.address} of {owner}"
+                document.complain(path, "an address of its own", found, "remove one of the two")
 
 
 def _check_access(document: Document, config: Config) -> None:

@@ -130,7 +130,7 @@ class ControlServer:
         self._inode = past.get("inode", _inode(path)) if past else _inode(path)
         # Given up for a moment when descriptors run out, so that a waiting client can be taken and closed: left
         # in the queue it would wake the master for ever. The trick is libev's ("special problem of accept()ing").
-        self._reserve: int | None = os.open(os.devnull, os.O_RDONLY)
+        self._reserve: int | None = os.open(os.sep, os.O_RDONLY)
 
     def register(self, selector: selectors.BaseSelector) -> None:
         """Join the master's selector. Every key's data is called by the loop with the mask of events."""
@@ -259,7 +259,7 @@ class ControlServer:
         with contextlib.suppress(OSError):
             self._listener.accept()[0].close()
         with contextlib.suppress(OSError):
-            self._reserve = os.open(os.devnull, os.O_RDONLY)
+            self._reserve = os.open(os.sep, os.O_RDONLY)
 
     def _give_up_reserve(self) -> None:
         if self._reserve is not None:

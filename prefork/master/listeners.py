@@ -151,7 +151,15 @@ class Listeners:
     def _obtain(self, listen: Listen, until: float) -> list[Listener]:
         if isinstance(listen.address, InheritedAddress):
             return self._take_over(listen, listen.address.name)
-        return [bind(listen, until)]
+        own = [listener for listener in self._all() if not listener.is_inherited]
+        if wider := [listener for listener in own if _includes(listener.address, listen.address)]:
+            raise ListenError(
+                f"cannot listen on {listen.address}: this server listens on {wider[0].address} itself, which includes it",
+                "a change from one to the other takes a new start: prefork stop, then prefork run",
+            )
+        narrower = [listener.socket for listener in own if _includes(listen.address, listener.address)]
+        with tcp.shared_port(narrower):
+            return [bind(listen, until, shares_port=bool(narrower))]
 
     def _take_over(self, listen: Listen, name: str) -> list[Listener]:
         """Return copies of inherited sockets, which stay open for a later configuration. Raises ListenError."""
@@ -220,28 +228,34 @@ def check_accounts(config: Config) -> None:
         raise ConfigError(problems)
 
 
-def bind(listen: Listen, until: float = 0.0) -> Listener:
+def _includes(wide: Address, narrow: Address) -> bool:
+    """Tell whether one address stands for all of this machine's, and another of them has the same port."""
+    return isinstance(wide, TcpAddress) and isinstance(narrow, TcpAddress) and wide.includes(narrow)
+
+
+def bind(listen: Listen, until: float = 0.0, *, shares_port: bool = False) -> Listener:
     """Return a new listener, waiting for orphans to leave the address until that moment on the monotonic clock.
 
+    With ``shares_port`` there may be listeners of this server's own at one of the addresses that it stands for.
     Raises ListenError with a hint about who has the address.
     """
     while True:
         try:
-            return _bind(listen)
+            return _bind(listen, shares_port)
         except ListenError:
             if time.monotonic() >= until or not is_being_left(listen.address):
                 raise
             time.sleep(ORPHANS_PAUSE)
 
 
-def _bind(listen: Listen) -> Listener:
+def _bind(listen: Listen, shares_port: bool) -> Listener:
     if isinstance(listen.address, UnixAddress):
         return _bind_unix(listen, listen.address.path)
     assert isinstance(listen.address, TcpAddress)
-    return _bind_tcp(listen, listen.address)
+    return _bind_tcp(listen, listen.address, shares_port)
 
 
-def _bind_tcp(listen: Listen, address: TcpAddress) -> Listener:
+def _bind_tcp(listen: Listen, address: TcpAddress, shares_port: bool) -> Listener:
     ipv6 = ":" in address.host
     made = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_STREAM)
     try:
@@ -251,8 +265,9 @@ def _bind_tcp(listen: Listen, address: TcpAddress) -> Listener:
             if ipv6:
                 # [::]:80 beside 0.0.0.0:80 means both, each said where it is meant (ipv6(7)).
                 made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            made.bind((address.host, address.port))
-            made.listen(listen.backlog)
+            with tcp.shared_port([made] if shares_port else []):
+                made.bind((address.host, address.port))
+                made.listen(listen.backlog)
             made.setblocking(False)
     except ListenError:
         made.close()

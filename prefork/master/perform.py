@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import time
@@ -37,7 +38,15 @@ RAN = {
 def spawn(server: Server, action: actions.Spawn) -> events.Spawned | events.SpawnFailed:
     """Fork a worker."""
     try:
-        charge = _fork(server, action)
+        board = server.board_for(action.pool)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        hint = " (RLIMIT_FSIZE, ulimit -f, counts for it as well)" if error.errno == errno.EFBIG else ""
+        return events.SpawnFailed(
+            action.birth, f"cannot make the scoreboard by memfd_create(2): {reason}{hint}"
+        )
+    try:
+        charge = _fork(server, action, board)
     except (OSError, IndexError) as error:
         reason = (
             "its scoreboard is full" if isinstance(error, IndexError) else f"cannot fork: {error.strerror}"
@@ -49,9 +58,8 @@ def spawn(server: Server, action: actions.Spawn) -> events.Spawned | events.Spaw
     return events.Spawned(action.birth, charge.child.pid)
 
 
-def _fork(server: Server, action: actions.Spawn) -> Charge:
+def _fork(server: Server, action: actions.Spawn, board: Board) -> Charge:
     """Return a worker, or a template, that was just forked. Raises OSError or IndexError, with everything given back."""
-    board = server.board_for(action.pool)
     with shared(board) as means:
         post = _post(server, action, board, means)
         run = _runner_of(action)

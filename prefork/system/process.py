@@ -18,6 +18,7 @@ from typing import NoReturn
 
 import msgspec
 
+from prefork.errors import CommandError
 from prefork.system import forks, signals, stdio
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -283,7 +284,18 @@ def open_standard_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             # The lowest free number is this one (open(2)); programs that workers start inherit it.
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            os.set_inheritable(open_null(os.O_RDWR), True)
+
+
+def open_null(flags: int) -> int:
+    """Return a descriptor of /dev/null. Raises CommandError where there is none, as in a folder made by hand for chroot(2)."""
+    try:
+        return os.open(os.devnull, flags | os.O_CLOEXEC)
+    except OSError as error:
+        raise CommandError(
+            f"cannot open {os.devnull}: {(error.strerror or str(error)).lower()}",
+            f"it is needed for streams that are closed; mknod -m 666 {os.devnull} c 1 3 makes it",
+        ) from error
 
 
 def close_all_but(kept: Iterable[int]) -> None:
@@ -400,7 +412,7 @@ def _run(
     arguments: tuple[str, ...], environment: Mapping[str, str], output: int, inherited: Collection[int]
 ) -> NoReturn:
     os.setsid()
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(open_null(os.O_RDONLY), 0)
     os.dup2(output, 1)
     os.dup2(output, 2)
     close_all_but(inherited)

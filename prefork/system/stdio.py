@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 STDIN = 0
@@ -18,9 +19,10 @@ def settle() -> None:
     A terminal stays stdin: a debugger that the application calls needs it.
     """
     if not os.isatty(STDIN):
-        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        os.dup2(null, STDIN)
-        os.close(null)
+        with suppress(OSError):  # there is no /dev/null, in a folder made by hand for chroot(2)
+            null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            os.dup2(null, STDIN)
+            os.close(null)
     for stream in _streams():
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)

@@ -6,7 +6,8 @@ import ctypes
 import socket
 import struct
 import sys
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 # struct sock_filter: code, jump if true, jump if false, operand (linux/filter.h). A TCP socket's filter sees the
 # segment from its TCP header on; byte 13 holds the flags. A first SYN is dropped, all else is let through whole.
@@ -65,6 +66,22 @@ def allow_handshakes(listener: socket.socket) -> None:
         listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
     except FileNotFoundError:  # it has none
         listener.setsockopt(socket.SOL_SOCKET, SO_BINDTOIFINDEX, ANYWHERE)
+
+
+@contextmanager
+def shared_port(sockets: Iterable[socket.socket]) -> Iterator[None]:
+    """Let sockets of this user bind addresses that overlap, while this lasts (SO_REUSEPORT, socket(7)).
+
+    To 0.0.0.0:8000 beside 127.0.0.1:8000, which is about to be closed: until then its clients are the latter's.
+    """
+    shared = list(sockets)
+    for each in shared:
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        yield
+    finally:
+        for each in shared:  # or any program of this user could take some of the clients
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
 
 
 def await_first_bytes(listener: socket.socket, wanted: bool) -> None:

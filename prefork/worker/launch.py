@@ -7,7 +7,7 @@ import fcntl
 import os
 from typing import NoReturn
 
-from prefork.errors import BootError
+from prefork.errors import BootError, CommandError
 from prefork.handlers.command import FIRST_LISTENER, environment
 from prefork.log import Identity, logger
 from prefork.system import cgroup, process, signals, tree
@@ -41,8 +41,9 @@ def launch(post: Post, output: int, notify: str | None, identity: Identity) -> C
 
     def run() -> NoReturn:
         _enter(cgroup_of(post.cgroup, identity))
-        reported_at = _arrange(post, output, reported)
+        reported_at = reported
         try:
+            reported_at = _arrange(post, output, reported)
             _execute(post, parent, notify, str(identity))
         except BootError as error:
             os.write(reported_at, error.sentence.encode("utf-8", "replace")[:READ_SIZE])
@@ -77,7 +78,11 @@ def _arrange(post: Post, output: int, report: int) -> int:
     All others are closed by the exec. First all are moved out of the way: any of them may have a number that another
     one is to get.
     """
-    sources = [os.open(os.devnull, os.O_RDONLY), output, output, *(sock.fileno() for sock in post.listeners)]
+    try:
+        null = process.open_null(os.O_RDONLY)
+    except CommandError as error:
+        raise BootError(error.message, error.hint) from error
+    sources = [null, output, output, *(sock.fileno() for sock in post.listeners)]
     free = FIRST_LISTENER + len(post.listeners)
     moved = [_moved(source, free) for source in sources]
     kept = _moved(report, free)

@@ -22,6 +22,7 @@ from prefork.handlers.body import MEMORY
 from prefork.log import logger
 from prefork.system import limits, privileges, process
 from prefork.system.privileges import Account
+from prefork.worker import bytecode
 
 # Descriptors that a worker needs beside its connections: listeners, channel, log, files of the application.
 OTHER_DESCRIPTORS = 256
@@ -71,6 +72,7 @@ def _steps(pool: Pool, master: Master, account: Account | None, path: tuple[Fold
         logger.warning("%s has been deleted; starting in %s, which %s is now", start.real, folder, start.name)
     yield "directory", folder, partial(os.chdir, folder)
     yield "directory", folder, partial(_import_from, (*pool.release.imports, *path))
+    bytecode.check_in([find(each) for each in pool.release.imports])
 
 
 def descriptors_of(pool: Pool) -> int:

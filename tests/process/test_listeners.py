@@ -437,3 +437,22 @@ def test_what_a_switched_link_leads_to_gets_sockets_and_pid_file_at_a_reload(sta
     assert os.listdir(tmp_path / "1" / "run") == []
     assert server.stop() == 0
     assert os.listdir(tmp_path / "2" / "run") == []
+
+
+def test_a_listener_gets_wider_by_a_reload_and_narrower_by_a_new_start_only(start):
+    port = free_port()
+    server = start(pool(f"127.0.0.1:{port}")).wait_serving()
+    with Load(("127.0.0.1", port)) as load:
+        server.write(pool(f"0.0.0.0:{port}"))
+        assert server.run("reload").returncode == 0
+    assert load.lost == {}, load.examples
+    assert fetch(("127.0.0.2", port)).startswith(b"HTTP/1.1 200")
+    server.write(pool(f"127.0.0.1:{port}"))
+    done = server.run("reload")
+    assert done.returncode != 0
+    told = (
+        f"cannot listen on 127.0.0.1:{port}: this server listens on 0.0.0.0:{port} itself, which includes it"
+    )
+    assert told in done.stderr
+    assert fetch(("127.0.0.1", port)).startswith(b"HTTP/1.1 200")
+    assert server.stop() == 0

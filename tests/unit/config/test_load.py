@@ -634,3 +634,27 @@ def test_preload_means_nothing_to_a_program():
         == ":3: [pool.assets] preload: expected this in a pool of another kind, found a pool with command"
     )
     assert hint == "remove preload"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_found"),
+    [
+        ("127.0.0.1:80", "0.0.0.0:80", True),
+        ("[::]:80", "[::1]:80", True),
+        ("127.0.0.1:80", "0.0.0.0:81", False),
+        ("127.0.0.1:0", "0.0.0.0:0", False),
+        ("[::]:80", "0.0.0.0:80", False),
+        ("[::]:80", "127.0.0.1:80", False),
+    ],
+)
+def test_an_address_beside_the_one_that_includes_it_is_refused(first, second, is_found):
+    text = WEB.replace("127.0.0.1:8000", first) + WEB.replace("web]", "api]").replace(
+        "127.0.0.1:8000", second
+    )
+    if not is_found:
+        read(text)
+        return
+    narrow, wide = (second, first) if "1]" in second else (first, second)
+    [(message, hint)] = problems(text)
+    assert f"expected an address of its own, found {narrow}, which is one of {wide} of " in message
+    assert hint == "remove one of the two"

@@ -84,3 +84,12 @@ def test_the_affinity_counts(tmp_path):
 
 def test_this_machine_has_some():
     assert 1 <= usable_cpus() <= ALLOWED
+
+
+def test_a_refused_affinity_leaves_the_machines_cpus(tmp_path, monkeypatch):
+    def refuse(_pid: int) -> set[int]:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_getaffinity", refuse, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert usable_cpus(str(tmp_path)) == 7
