@@ -77,32 +77,32 @@ class ClientHello:
 def _read_protocols(body: bytes) -> list[bytes]:
     """Return the protocols that the body of a ClientHello offers; none of one that is malformed."""
     try:
-        _, rest = _split(body[2 + 32 :], 1)  # version and random; the session's id
-        _, rest = _split(rest, 2)  # cipher suites
-        _, rest = _split(rest, 1)  # compression
-        extensions, _ = _split(rest, 2) if rest else (b"", b"")
-        while extensions:
-            kind = int.from_bytes(extensions[:2])
-            content, extensions = _split(extensions[2:], 2)
-            if kind == ALPN:
-                names, _ = _split(content, 2)
-                return _list(names)
-    except ValueError:
+        at = 2 + 32  # version and random
+        at += 1 + body[at]  # the session's id
+        at += 2 + _number(body, at)  # cipher suites
+        at += 1 + body[at]  # compression
+        end = at + 2 + _number(body, at)
+        at += 2
+        while at < end <= len(body):
+            size = _number(body, at + 2)
+            if _number(body, at) == ALPN:
+                return _read_list(body[at + 4 : at + 4 + size])
+            at += 4 + size
+    except IndexError:
         pass
     return []
 
 
-def _list(names: bytes) -> list[bytes]:
-    found = []
-    while names:
-        name, names = _split(names, 1)
-        found.append(name)
-    return found
+def _number(data: bytes, at: int) -> int:
+    """Return the number of two bytes at a place. Raises IndexError."""
+    return data[at] << 8 | data[at + 1]
 
 
-def _split(data: bytes, width: int) -> tuple[bytes, bytes]:
-    """Return a vector that begins with its length, of so many bytes, and what follows it. Raises ValueError."""
-    end = width + int.from_bytes(data[:width])
-    if len(data) < width or len(data) < end:
-        raise ValueError("a vector ends early")
-    return data[width:end], data[end:]
+def _read_list(content: bytes) -> list[bytes]:
+    """Return the names in an ALPN extension (RFC 7301 3.1); none if one of them ends early. Raises IndexError."""
+    end = 2 + _number(content, 0)
+    at, found = 2, []
+    while at < end:
+        found.append(content[at + 1 : at + 1 + content[at]])
+        at += 1 + content[at]
+    return found if at == len(content) else []
