@@ -13,7 +13,16 @@ import msgspec
 
 from prefork.config.access import check_format
 from prefork.config.application import parse_reference
-from prefork.config.schema import CPU_RANGES, MAX_CPU, MAX_LIMIT, STOP_SIGNALS, UNLIMITED, Option, Unit
+from prefork.config.schema import (
+    CLIENT_FIELDS,
+    CPU_RANGES,
+    MAX_CPU,
+    MAX_LIMIT,
+    STOP_SIGNALS,
+    UNLIMITED,
+    Option,
+    Unit,
+)
 from prefork.units import (
     Address,
     Share,
@@ -169,6 +178,21 @@ def _networks(option: Option, value: Any) -> tuple[str, ...]:
     return tuple(parse_network(_network(item)) for item in value)
 
 
+def _fields(option: Option, value: Any) -> tuple[str, ...]:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(_field(item) for item in value)
+    better = json.dumps([value] if isinstance(value, str) else CLIENT_FIELDS[:2])
+    raise UnitError("a list of names of fields", value, f"write {option.name} = {better}")
+
+
+def _field(name: str) -> str:
+    """Return the name of a field that tells of clients, in small letters: fields' names have no case."""
+    if name.lower() in CLIENT_FIELDS:
+        return name.lower()
+    near = difflib.get_close_matches(name[:100].lower().replace("_", "-"), CLIENT_FIELDS, 1)
+    raise UnitError(f"one of {', '.join(CLIENT_FIELDS)}", name, f'write "{near[0]}"' if near else None)
+
+
 def _cpus(option: Option, value: Any) -> tuple[int, ...]:
     """Return the numbers of CPUs, each once, in order: a list of them, or text with ranges as systemd has it."""
     if isinstance(value, str) and re.match(CPU_RANGES, value):
@@ -312,6 +336,7 @@ _PARSERS: dict[Unit, Callable[[Option, Any], Any]] = {
     Unit.FLAG: _flag,
     Unit.ROOT_PATH: _root_path,
     Unit.NETWORKS: _networks,
+    Unit.FIELDS: _fields,
     Unit.CPUS: _cpus,
     Unit.LIMIT: _limit,
     Unit.SIZE_LIMIT: _limit,

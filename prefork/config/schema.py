@@ -41,6 +41,14 @@ KINDS = ("handler", "wsgi", "task", "command")
 # Those whose requests, if they have any, prefork does not see.
 UNSEEN = ("task", "command")
 # The signals by which programs are told to leave, as kill(1) names them.
+# What proxies say about a client, in the order of the README. The first two are what nearly every proxy sets.
+CLIENT_FIELDS = (
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-prefix",
+    "forwarded",
+)
 STOP_SIGNALS = ("TERM", "QUIT", "INT", "HUP", "USR1", "USR2", "WINCH")
 
 
@@ -73,6 +81,7 @@ class Unit(StrEnum):
     LIMIT = "limit"
     SIZE_LIMIT = "size limit"
     NETWORKS = "networks"
+    FIELDS = "fields"
     TABLE = "table"
     FORMAT = "format"
 
@@ -365,7 +374,7 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...] | None,
         option(
             Unit.NETWORKS,
-            "who is believed about Forwarded and X-Forwarded-* here",
+            "peers whose trusted_fields are believed here",
             otherwise="as [pool.NAME.http] says",
             example='["10.0.0.0/8"]',
             kind="wsgi",
@@ -398,10 +407,18 @@ class Http(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         option(
             Unit.NETWORKS,
-            'who is believed about Forwarded and X-Forwarded-*: addresses, networks, "unix"',
+            'peers whose trusted_fields are believed: addresses, networks, "unix"',
             example='["10.0.0.0/8"]',
         ),
     ] = ("127.0.0.1", "::1", "unix")
+    trusted_fields: Annotated[
+        tuple[str, ...],
+        option(
+            Unit.FIELDS,
+            f"what those peers set or remove; also {', '.join(CLIENT_FIELDS[2:])}",
+            example='["forwarded"]',
+        ),
+    ] = CLIENT_FIELDS[:2]
     root_path: Annotated[
         str,
         option(Unit.ROOT_PATH, 'the path that the application is mounted at, as in "/shop": its SCRIPT_NAME'),
@@ -887,6 +904,8 @@ def _value_schema(found: Option, ranged: dict[str, Any]) -> dict[str, Any]:
         return _table_schema(found.table) | ({"required": needed} if needed else {})
     if found.unit is Unit.VARIABLES:
         return {"type": "object", "additionalProperties": {"type": "string"}}
+    if found.unit is Unit.FIELDS:
+        return {"type": "array", "items": {"enum": list(CLIENT_FIELDS)}}
     if found.unit in (Unit.NETWORKS, Unit.PATTERNS, Unit.POOLS):
         return {"type": "array", "items": {"type": "string"}}
     if found.unit is Unit.CHOICE:

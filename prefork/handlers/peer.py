@@ -40,7 +40,8 @@ class Door:
 
     def __init__(self, listen: Listen, http: Http) -> None:
         self.proxy_protocol = listen.proxy_protocol
-        self._trust = Trust(http.trusted if listen.trusted is None else listen.trusted)
+        trusted = http.trusted if listen.trusted is None else listen.trusted
+        self._trust = Trust(trusted, http.trusted_fields)
 
     def trust_in(self, host: str) -> Trust | None:
         """Return whom to believe beside a trusted peer; None if the peer itself is not trusted."""

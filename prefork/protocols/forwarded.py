@@ -3,40 +3,58 @@
 Anybody can write these fields, and each proxy adds what it has seen at the right end. So they are read from the right,
 hop by hop, as long as the hop that has written one is trusted: the first address that is not trusted is the client's.
 X-Forwarded-Proto, -Host and -Prefix do not tell which hop wrote what: there the rightmost member counts.
+
+A proxy that sets one of them lets a client's others through, unless it is told not to. So a field is read only if it is
+named as one that the proxies here set or remove; the others set nothing, and are compared with nothing.
+
+All expressions are possessive where a repetition could give back what it has taken (``*+``): each byte of a client is
+looked at a bounded number of times.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from prefork.protocols.http1 import Refusal, is_host
+from prefork.protocols.memo import Memo
 
 UNIX: Final = "unix"
-# How many addresses, and how many claims up to which length, are remembered: clients come again and again, and what is
-# said of them depends on the fields alone. A full table starts again from nothing.
-TABLE_SIZE: Final = 4096
-TABLE_CLAIM_SIZE: Final = 512
+# What is remembered of addresses and of claims, in bytes: clients come again and again, and what is said of them
+# depends on the fields alone.
+ADDRESSES_ROOM: Final = 1 << 18
+CLAIMS_ROOM: Final = 1 << 19
+ADDRESS_MEMORY: Final = 200  # an address as text, and its place in the table
+
+FORWARDED: Final = "HTTP_FORWARDED"
+FOR: Final = "HTTP_X_FORWARDED_FOR"
+PROTO: Final = "HTTP_X_FORWARDED_PROTO"
+HOST: Final = "HTTP_X_FORWARDED_HOST"
+PREFIX: Final = "HTTP_X_FORWARDED_PREFIX"
+
+# RFC 3986 3.2.2: without leading zeros, as ipaddress reads it, in a tenth of the time.
+OCTET: Final = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+IPV4: Final = re.compile(rf"{OCTET}(?:\.{OCTET}){{3}}")
 
 # RFC 7239 6: an address, in brackets if it is IPv6, and a port, which may be a made-up name.
-NODE: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::(?:([0-9]{1,5})|_[A-Za-z0-9._-]+))?")
-BARE_IPV6: Final = re.compile(r"[0-9A-Fa-f:.]+")  # without a zone, which could be any text
+NODE: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]++)\]|([0-9.]++))(?::(?:([0-9]{1,5})|_[A-Za-z0-9._-]++))?")
+BARE_IPV6: Final = re.compile(r"[0-9A-Fa-f:.]++")  # without a zone, which could be any text
 MAX_PORT: Final = 65535
 # RFC 7239 4, with white space around semicolons too, as some write it.
 PAIR: Final = re.compile(
-    r"[ \t]*(?:([!#$%&'*+.^_`|~0-9A-Za-z-]+)="
-    r"(?:([!#$%&'*+.^_`|~0-9A-Za-z:\[\]-]+)"
-    r'|"((?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*)"))?'
-    r"[ \t]*([;,]|$)"
+    r"[ \t]*+(?:([!#$%&'*+.^_`|~0-9A-Za-z-]++)="
+    r"(?:([!#$%&'*+.^_`|~0-9A-Za-z:\[\]-]++)"
+    r'|"((?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*+)"))?+'
+    r"[ \t]*+([;,]|$)"
 )
 ESCAPED: Final = re.compile(r"\\(.)")
-PREFIX: Final = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+;=:@-]|%[0-9A-Fa-f]{2})+)*/?")
+PATH: Final = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+;=:@-]|%[0-9A-Fa-f]{2})++)*+/?")
 
 Element = dict[str, str]
-Key = tuple[str, str, str, str, str]  # Forwarded, and X-Forwarded-For, -Proto, -Host, -Prefix
+Key = tuple[str | None, ...]
 
 
 class Claims(NamedTuple):
@@ -67,18 +85,26 @@ class Node(NamedTuple):
 
 
 class Trust:
-    """Whom to believe.
+    """Whom to believe, and about what.
 
     Args:
         trusted: addresses, networks, and ``unix`` for the peers of Unix sockets.
+        fields: what is read, in small letters: ``x-forwarded-for``, …, ``forwarded``.
 
     """
 
-    def __init__(self, trusted: Sequence[str]) -> None:
+    def __init__(self, trusted: Sequence[str], fields: Sequence[str]) -> None:
         self._unix = UNIX in trusted
-        self._networks = [ip_network(network) for network in trusted if network != UNIX]
-        self._known: dict[str, bool] = {}
-        self._claims: dict[Key, Claims] = {}
+        networks = [ip_network(network) for network in trusted if network != UNIX]
+        self._networks = [network for network in networks if isinstance(network, IPv6Network)]
+        self._ranges = [
+            (int(network.network_address), int(network.netmask))
+            for network in networks
+            if isinstance(network, IPv4Network)
+        ]
+        self._fields = tuple(f"HTTP_{field.upper().replace('-', '_')}" for field in fields)
+        self._known: Memo[str, bool] = Memo(ADDRESSES_ROOM, lambda _address, _trusted: ADDRESS_MEMORY)
+        self._claims: Memo[Key, Claims] = Memo(CLAIMS_ROOM, _memory_of)
 
     def believes(self, address: str) -> bool:
         """Return whether what a peer says is believed; the address of a Unix socket's peer is empty."""
@@ -88,12 +114,20 @@ class Trust:
         return self._look_up(address) if known is None else known
 
     def _look_up(self, address: str) -> bool:
-        if len(self._known) >= TABLE_SIZE:
-            self._known.clear()
-        # A zone (fe80::1%eth0) is this machine's name for an interface, and no part of the address.
-        found = _plain(ip_address(address.partition("%")[0]))
-        trusted = self._known[address] = any(found in network for network in self._networks)
+        if IPV4.fullmatch(address):
+            trusted = self._includes(int.from_bytes(bytes(map(int, address.split(".")))))
+        else:
+            # A zone (fe80::1%eth0) is this machine's name for an interface, and no part of the address.
+            found = _plain(ip_address(address.partition("%")[0]))
+            if isinstance(found, IPv4Address):
+                trusted = self._includes(int(found))
+            else:
+                trusted = any(found in network for network in self._networks)
+        self._known.offer(address, trusted)
         return trusted
+
+    def _includes(self, number: int) -> bool:
+        return any(number & mask == network for network, mask in self._ranges)
 
     def read(self, fields: Mapping[str, str]) -> Claims:
         """Return what a trusted peer says, and those before it.
@@ -105,30 +139,20 @@ class Trust:
         lets the other through would let the client choose.
 
         """
-        find = fields.get
-        key = (
-            find("HTTP_FORWARDED", ""),
-            find("HTTP_X_FORWARDED_FOR", ""),
-            find("HTTP_X_FORWARDED_PROTO", ""),
-            find("HTTP_X_FORWARDED_HOST", ""),
-            find("HTTP_X_FORWARDED_PREFIX", ""),
-        )
+        key = tuple(map(fields.get, self._fields))
         return self._claims.get(key) or self._learn(key)
 
     def _learn(self, key: Key) -> Claims:
-        standard, *common = key
-        claims = self._read_common(*common)
-        if standard:
-            claims = _unite(claims, self._read_standard(standard))
-        if sum(map(len, key)) <= TABLE_CLAIM_SIZE:
-            if len(self._claims) >= TABLE_SIZE:
-                self._claims.clear()
-            self._claims[key] = claims
+        said = {field: value for field, value in zip(self._fields, key, strict=True) if value}
+        claims = self._read_common(said)
+        if FORWARDED in said:
+            claims = _unite(claims, self._read_standard(said[FORWARDED]))
+        self._claims.offer(key, claims)
         return claims
 
-    def _read_common(self, hops: str, scheme: str, host: str, prefix: str) -> Claims:
+    def _read_common(self, said: Element) -> Claims:
         node = None
-        for hop in reversed(_members(hops)):
+        for hop in reversed(_members(said.get(FOR, ""))):
             found = self._node(hop)
             if found is None:
                 break
@@ -138,9 +162,9 @@ class Trust:
         return Claims(
             node and node.address,
             node.port if node else "",
-            _scheme(_last(scheme)),
-            _host(_last(host)),
-            _prefix(_last(prefix)),
+            _scheme(_last(said.get(PROTO, ""))),
+            _host(_last(said.get(HOST, ""))),
+            _prefix(_last(said.get(PREFIX, ""))),
         )
 
     def _read_standard(self, value: str) -> Claims:
@@ -163,6 +187,8 @@ class Trust:
 
     def _node(self, text: str) -> Node | None:
         """Return a hop, or None for what is no address: unknown, a made-up name, nonsense."""
+        if IPV4.fullmatch(text):
+            return Node(text, "", self.believes(text))
         found = NODE.fullmatch(text)
         try:
             if found is not None:
@@ -177,6 +203,11 @@ class Trust:
         if port and int(port) > MAX_PORT:
             return None
         return Node(str(address), port, self.believes(str(address)))
+
+
+def _memory_of(key: Key, _claims: Claims) -> int:
+    """Return how many bytes a table takes that keeps claims, about: the fields, and texts that are parts of them."""
+    return 600 + 100 * len(key) + 4 * sum(map(len, filter(None, key)))
 
 
 def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
@@ -203,7 +234,7 @@ def _host(text: str) -> str | None:
 
 
 def _prefix(text: str) -> str | None:
-    if not text or not PREFIX.fullmatch(text):
+    if not text or not PATH.fullmatch(text):
         return None
     return unquote_to_bytes(text.rstrip("/")).decode("latin-1")
 

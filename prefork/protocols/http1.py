@@ -23,7 +23,7 @@ import msgspec
 
 from prefork.protocols.memo import Memo
 
-# What a worker may remember of request lines and of blocks, in bytes; Block and RequestLine say how they are counted.
+# What a worker may remember of request lines and of blocks, in bytes.
 LINES_ROOM: Final = 1 << 20
 BLOCKS_ROOM: Final = 2 << 20
 # How many names of fields and good Hosts are remembered, and the longest: less than half a MiB. A full table starts
@@ -144,11 +144,6 @@ class RequestLine:
     def __str__(self) -> str:
         return self.what.decode("latin-1")
 
-    @property
-    def memory(self) -> int:
-        """How many bytes a table takes that keeps it, about: the line itself, and what it says, in five pieces."""
-        return 1300 + 6 * len(self.what) + 4 * len(self.query)
-
 
 class Block:
     """What all fields of a head say together.
@@ -187,11 +182,6 @@ class Block:
             options = [option.strip() for option in connection.lower().split(",")]
             self.asks_close = "close" in options
             self.asks_keep = "keep-alive" in options
-
-    @property
-    def memory(self) -> int:
-        """How many bytes a table takes that keeps it, about: its bytes twice over, and an object for each value."""
-        return 800 + 140 * len(self.fields) + 2 * len(self.raw)
 
 
 class Head(msgspec.Struct):
@@ -234,8 +224,8 @@ class Grammar:
         self._max_header_size = max_header_size
         self._max_body = max_body
         self._max_head = max_request_line + LARGE_FIELDS * max_header_size
-        self._lines: Memo[bytes, RequestLine] = Memo(LINES_ROOM)
-        self._blocks: Memo[bytes, Block] = Memo(BLOCKS_ROOM)
+        self._lines: Memo[bytes, RequestLine] = Memo(LINES_ROOM, _memory_of_line)
+        self._blocks: Memo[bytes, Block] = Memo(BLOCKS_ROOM, _memory_of_block)
         self._names: dict[str, str] = {}  # by the names as they came, with their colons
         self._hosts: set[str] = set()
 
@@ -538,6 +528,16 @@ class Chunked:
 
 
 Framing = Counted | Chunked
+
+
+def _memory_of_line(first: bytes, _line: RequestLine) -> int:
+    """Return how many bytes a table takes that keeps a line, about: itself, and what it says, in seven pieces."""
+    return 1300 + 6 * len(first)
+
+
+def _memory_of_block(raw: bytes, block: Block) -> int:
+    """Return how many bytes a table takes that keeps a block, about: its bytes twice, and an object for each value."""
+    return 800 + 140 * len(block.fields) + 2 * len(raw)
 
 
 def is_host(text: str) -> bool:

@@ -9,7 +9,8 @@ block that is found saves 8 us: the table pays as soon as one block in twenty is
 
 from __future__ import annotations
 
-from typing import Final, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 # Keys that are remembered for their second time. 20,000 different ones in turn overwrite each other and keep nothing;
 # some hundred that are in use at the same time are kept after a few rounds.
@@ -17,17 +18,8 @@ SLOTS: Final = 1024
 # The share of the room that one value may have.
 SHARE: Final = 64
 
-
-class Sized(Protocol):
-    """A value that tells how many bytes it takes together with its key, and all that both hold."""
-
-    @property
-    def memory(self) -> int:
-        """How many bytes."""
-
-
 K = TypeVar("K")
-V = TypeVar("V", bound=Sized)
+V = TypeVar("V")
 
 
 class Memo(dict[K, V]):
@@ -36,14 +28,16 @@ class Memo(dict[K, V]):
     A full one starts again from nothing, which costs less than keeping count of what was used last.
 
     Args:
-        room: how many bytes all values may have.
+        room: how many bytes all keys and values may have.
+        measure: tells how many bytes a key and its value have, with all that they hold.
 
     """
 
-    __slots__ = ("_hashes", "_left", "_room")
+    __slots__ = ("_hashes", "_left", "_measure", "_room")
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, measure: Callable[[K, V], int]) -> None:
         super().__init__()
+        self._measure = measure
         self._room = self._left = room
         self._hashes = [0] * SLOTS
 
@@ -54,7 +48,7 @@ class Memo(dict[K, V]):
         if self._hashes[slot] != found:
             self._hashes[slot] = found
             return
-        size = value.memory
+        size = self._measure(key, value)
         if size * SHARE > self._room:
             return
         self._left -= size

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from prefork.config.schema import CLIENT_FIELDS
 from prefork.protocols.proxy import SIGNATURE
 from tests.clients import read_answer
 from tests.corpus import BAD_HEADS, GOOD, SMUGGLED, SMUGGLERS
@@ -79,7 +80,8 @@ PLAIN = {"REMOTE_ADDR": "127.0.0.1", "wsgi.url_scheme": "http", "HTTP_HOST": "a"
 
 
 def test_trusted_proxies_are_believed_and_a_reload_changes_whom_to_trust(start: Start) -> None:
-    server = start(web("[pool.web.http]", 'trusted = ["127.0.0.1", "10.0.0.0/8"]')).wait_serving()
+    fields = f"trusted_fields = {json.dumps(CLIENT_FIELDS)}"
+    server = start(web("[pool.web.http]", 'trusted = ["127.0.0.1", "10.0.0.0/8"]', fields)).wait_serving()
     shown = show(server, *FIELDS)
     assert shown | {"SERVER_PORT": ""} == {
         "REMOTE_ADDR": "203.0.113.7",
@@ -94,7 +96,11 @@ def test_trusted_proxies_are_believed_and_a_reload_changes_whom_to_trust(start: 
     assert tell(
         server, b"GET / HTTP/1.1\r\nHost: a\r\nForwarded: for=1.1.1.1\r\nX-Forwarded-For: 2.2.2.2\r\n\r\n"
     ).startswith(b"HTTP/1.1 400 ")
-    server.write(web("[pool.web.http]", 'trusted = ["10.0.0.0/8"]'))
+    server.write(web("[pool.web.http]", 'trusted = ["127.0.0.1", "10.0.0.0/8"]'))
+    server.ask("reload")
+    shown = show(server, *FIELDS, "Forwarded: for=9.9.9.9;host=b")
+    assert (shown["REMOTE_ADDR"], shown["HTTP_HOST"], shown["SCRIPT_NAME"]) == ("203.0.113.7", "a", "")
+    server.write(web("[pool.web.http]", 'trusted = ["10.0.0.0/8"]', fields))
     server.ask("reload")
     assert show(server, *FIELDS).items() >= PLAIN.items()
 

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefork.config.schema import CLIENT_FIELDS
 from prefork.protocols.forwarded import Claims, Trust
 from prefork.protocols.http1 import Refusal, is_host
 from prefork.protocols.proxy import SIGNATURE, End, Header, ProxyError, read_header
@@ -93,7 +94,7 @@ likely = st.from_regex(r'((for|proto|host|by)=("[^"]{0,9}"|[0-9a-f.:\[\]]{0,9})[
 
 def read(fields: dict[str, str]) -> Claims | None:
     try:
-        return Trust(trusted).read(fields)
+        return Trust(trusted, CLIENT_FIELDS).read(fields)
     except Refusal:
         return None
 
@@ -110,7 +111,7 @@ def test_whatever_a_trusted_proxy_says_only_sound_values_come_of_it(fields: dict
     assert claims.prefix is None or claims.prefix == "" or claims.prefix[0] == "/" != claims.prefix[1]
 
 
-clients = st.ip_addresses().filter(lambda address: not Trust(trusted).believes(str(address)))
+clients = st.ip_addresses().filter(lambda address: not Trust(trusted, CLIENT_FIELDS).believes(str(address)))
 
 
 @given(

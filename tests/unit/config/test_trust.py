@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefork.config.schema import Http, Listen
+from prefork.config.schema import CLIENT_FIELDS, Http, Listen
 from prefork.units import TcpAddress
 from tests.unit.config.reading import WEB, problems, read
 
@@ -30,6 +30,15 @@ def test_addresses_and_networks_are_kept_in_one_form() -> None:
     line = 'trusted = ["10.0.0.0/8", "10.0.0.1/32", "FD00::/8", "0:0::1", "unix", "10.0.0.0/255.0.0.0"]'
     assert http(line).trusted == ("10.0.0.0/8", "10.0.0.1", "fd00::/8", "::1", "unix", "10.0.0.0/8")
     assert http("trusted = []").trusted == ()
+
+
+def test_fields_of_proxies_are_kept_in_small_letters() -> None:
+    assert http("").trusted_fields == ("x-forwarded-for", "x-forwarded-proto")
+    assert http('trusted_fields = ["Forwarded", "X-Forwarded-Host"]').trusted_fields == (
+        "forwarded",
+        "x-forwarded-host",
+    )
+    assert http("trusted_fields = []").trusted_fields == ()
 
 
 def test_settings_from_outside_are_lists_and_flags_too() -> None:
@@ -76,6 +85,26 @@ ADDRESSES = 'an address like "127.0.0.1", a network like "10.0.0.0/8", or "unix"
             'trusted = ["localhost"]',
             f'trusted: expected {ADDRESSES}, found "localhost"',
             'write "127.0.0.1", "::1"',
+        ),
+        (
+            'trusted_fields = "forwarded"',
+            'trusted_fields: expected a list of names of fields, found "forwarded"',
+            'write trusted_fields = ["forwarded"]',
+        ),
+        (
+            "trusted_fields = [1]",
+            "trusted_fields: expected a list of names of fields, found a list",
+            'write trusted_fields = ["x-forwarded-for", "x-forwarded-proto"]',
+        ),
+        (
+            'trusted_fields = ["X_Forwarded_Host"]',
+            f'trusted_fields: expected one of {", ".join(CLIENT_FIELDS)}, found "X_Forwarded_Host"',
+            'write "x-forwarded-host"',
+        ),
+        (
+            'trusted_fields = ["cookie"]',
+            f'trusted_fields: expected one of {", ".join(CLIENT_FIELDS)}, found "cookie"',
+            None,
         ),
         ('trusted = ["shop"]', f'trusted: expected {ADDRESSES}, found "shop"', None),
         (

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from ipaddress import ip_address, ip_network
+
 import pytest
 
-from prefork.protocols.forwarded import TABLE_SIZE, Claims, Trust
+from prefork.protocols.forwarded import ADDRESSES_ROOM, CLAIMS_ROOM, Claims, Trust
 from prefork.protocols.http1 import Refusal
 
+ALL = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-prefix", "forwarded")
 LOCAL = ("127.0.0.1", "::1", "10.0.0.0/8", "fd00::/8", "unix")
 
 
-def read(*, trusted: tuple[str, ...] = LOCAL, **fields: str) -> Claims:
+def read(*, trusted: tuple[str, ...] = LOCAL, believed: tuple[str, ...] = ALL, **fields: str) -> Claims:
     names = {
         "standard": "HTTP_FORWARDED",
         **{key: f"HTTP_X_FORWARDED_{key.upper()}" for key in ("for_", "proto", "host", "prefix")},
     }
     cgi = {names[key].rstrip("_"): value for key, value in fields.items()}
-    return Trust(trusted).read(cgi)
+    return Trust(trusted, believed).read(cgi)
 
 
 @pytest.mark.parametrize(
@@ -36,24 +40,39 @@ def read(*, trusted: tuple[str, ...] = LOCAL, **fields: str) -> Claims:
     ],
 )
 def test_addresses_networks_and_unix_sockets_are_trusted(address: str, expected: bool) -> None:
-    trust = Trust(LOCAL)
-    assert trust.believes(address) is expected
-    assert trust.believes(address) is expected  # from the table
+    trust = Trust(LOCAL, ALL)
+    assert [trust.believes(address) for _ in range(3)] == [expected] * 3  # at last from the table
 
 
 def test_nobody_is_trusted_without_being_named() -> None:
-    assert not any(Trust(()).believes(address) for address in ("", "127.0.0.1", "::1"))
+    assert not any(Trust((), ALL).believes(address) for address in ("", "127.0.0.1", "::1"))
 
 
-def test_the_tables_are_bounded() -> None:
-    trust = Trust(LOCAL)
-    for number in range(TABLE_SIZE + 10):
-        trust.believes(f"10.1.{number // 256}.{number % 256}")
-        trust.read({"HTTP_X_FORWARDED_FOR": f"1.1.{number // 256}.{number % 256}"})
-    trust.read({"HTTP_X_FORWARDED_FOR": "1.1.1.1, " * 1000})
-    assert len(trust._known) <= TABLE_SIZE
-    assert len(trust._claims) <= TABLE_SIZE
-    assert max(len(hops) for _, hops, *_ in trust._claims) < 100
+def test_the_tables_are_bounded_in_bytes() -> None:
+    """All of it comes twice, so that it is kept."""
+    trust = Trust(LOCAL, ALL)
+    tracemalloc.start()
+    try:
+        for number in range(4000):
+            for _ in range(2):
+                trust.believes(f"10.1.{number // 256}.{number % 256}")
+                trust.believes(f"2001:db8:1111:2222:3333:4444:{number:x}:8888")
+                trust.read(
+                    {"HTTP_X_FORWARDED_FOR": f"1.1.{number // 256}.{number % 256}, 10.0.0.1" * (number % 9)}
+                )
+                trust.read(
+                    {"HTTP_FORWARDED": f'for=1.2.3.4;proto=https;host="h{number}.{"x" * (number % 200)}"'}
+                )
+        assert tracemalloc.get_traced_memory()[0] <= 1.25 * (ADDRESSES_ROOM + CLAIMS_ROOM)
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_long_list_is_not_kept() -> None:
+    trust = Trust(LOCAL, ALL)
+    for _ in range(3):
+        trust.read({"HTTP_X_FORWARDED_FOR": "1.1.1.1, " * 900})
+    assert not trust._claims
 
 
 @pytest.mark.parametrize(
@@ -199,7 +218,7 @@ def test_kinds_that_contradict_each_other_are_refused(fields: dict[str, str]) ->
 
 
 def test_what_was_learnt_is_said_again() -> None:
-    trust = Trust(LOCAL)
+    trust = Trust(LOCAL, ALL)
     fields = {"HTTP_X_FORWARDED_FOR": "6.6.6.6, 1.2.3.4", "HTTP_X_FORWARDED_PROTO": "https"}
     assert trust.read(fields) == trust.read(fields) == Claims("1.2.3.4", "", "https")
     for _ in range(2):
@@ -209,3 +228,57 @@ def test_what_was_learnt_is_said_again() -> None:
 
 def test_without_fields_nothing_is_claimed() -> None:
     assert read() == Claims()
+
+
+EVERYTHING = {
+    "for_": "1.2.3.4",
+    "proto": "https",
+    "host": "a",
+    "prefix": "/x",
+    "standard": "for=5.6.7.8;proto=http;host=b",
+}
+
+
+@pytest.mark.parametrize(
+    ("believed", "expected"),
+    [
+        (ALL[:2], Claims("1.2.3.4", "", "https")),
+        (ALL[:1], Claims("1.2.3.4")),
+        (ALL[2:4], Claims(host="a", prefix="/x")),
+        (ALL[4:], Claims("5.6.7.8", "", "http", "b")),
+        ((), Claims()),
+    ],
+)
+def test_a_field_that_is_not_named_sets_nothing_and_is_compared_with_nothing(
+    believed: tuple[str, ...], expected: Claims
+) -> None:
+    assert read(believed=believed, **EVERYTHING) == expected
+    with pytest.raises(Refusal):
+        read(**EVERYTHING)
+
+
+def test_a_malformed_field_that_is_not_named_is_none_of_ours() -> None:
+    assert read(believed=ALL[:2], standard='for="', for_="1.2.3.4") == Claims("1.2.3.4")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["1.2.3", "1.2.3.4.5", "256.1.1.1", "1.2.3.04", "1..2.3", "+1.2.3.4", "1.2.3.\u0664", "1.2.3.4\n"],
+)
+def test_what_is_nearly_an_address_is_none(address: str) -> None:
+    assert read(for_=f"9.9.9.9, {address}").address is None
+
+
+@pytest.mark.parametrize("network", ["10.1.2.3", "10.1.2.0/24", "10.0.0.0/9", "0.0.0.0/0", "10.1.2.3/32"])
+def test_networks_end_where_they_should(network: str) -> None:
+    inside, trust = ip_network(network), Trust([network], ALL)
+    for address in (
+        "10.1.2.3",
+        "10.1.2.4",
+        "10.1.3.3",
+        "10.128.0.0",
+        "10.127.255.255",
+        "0.0.0.0",
+        "255.255.255.255",
+    ):
+        assert trust.believes(address) is (ip_address(address) in inside)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from prefork.config.schema import Http, Listen
+from prefork.config.schema import CLIENT_FIELDS, Http, Listen
 from prefork.handlers.wsgi import FileWrapper
 from prefork.protocols.proxy import SIGNATURE
 from prefork.units import TcpAddress
@@ -369,6 +369,7 @@ def test_the_client_behind_a_balancer_is_not_trusted_because_the_balancer_is() -
 
 # Trusted proxies
 
+ALL = Http(trusted_fields=CLIENT_FIELDS)
 FORWARDED = (
     "X-Forwarded-For: 6.6.6.6, 203.0.113.7",
     "X-Forwarded-Proto: https",
@@ -379,11 +380,19 @@ FORWARDED = (
 
 @BOTH
 def test_a_trusted_proxy_says_who_the_client_is(threads: int) -> None:
-    with Site(Recorder(), threads=threads) as site:
+    with Site(Recorder(), threads=threads, http=ALL) as site:
         shown = ask_shown(site, request("/x", *FORWARDED))
         assert shown == ["203.0.113.7", "-", "https", "shop.example", "/shop", "/x", "127.0.0.1"]
         standard = 'Forwarded: for="203.0.113.7:99";proto=https;host=shop.example'
         assert ask_shown(site, request("/x", standard))[:4] == ["203.0.113.7", "99", "https", "shop.example"]
+
+
+def test_what_a_usual_proxy_lets_through_is_not_believed_by_default() -> None:
+    """nginx as everybody writes it sets the first two, and passes on what else a client has sent."""
+    forged = (*FORWARDED[2:], "Forwarded: for=9.9.9.9;host=evil.example;proto=http")
+    with Site(Recorder()) as site:
+        shown = ask_shown(site, request("/x", *FORWARDED[:2], *forged))
+        assert shown == ["203.0.113.7", "-", "https", "a", "-", "/x", "127.0.0.1"]
 
 
 @pytest.mark.parametrize("options", [{"http": Http(trusted=("10.0.0.0/8",))}, {"listen": door(trusted=())}])
@@ -413,7 +422,7 @@ def test_proxies_that_contradict_each_other_are_refused(threads: int) -> None:
     data = request(
         "/", "X-Forwarded-For: 1.1.1.1", "Forwarded: for=2.2.2.2", "Content-Length: 3", method="POST"
     )
-    with Site(application, threads=threads) as site, site.connect() as client:
+    with Site(application, threads=threads, http=ALL) as site, site.connect() as client:
         client.sendall(data + b"abc" + SMUGGLED)
         assert_refused(read_all(client), 400)
     assert application.asked == []
