@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv6Address
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -24,8 +24,8 @@ import msgspec
 from prefork.protocols.memo import Memo
 
 # What a worker may remember of request lines and of blocks, in bytes.
-LINES_ROOM: Final = 1 << 20
-BLOCKS_ROOM: Final = 2 << 20
+LINES_ROOM: Final = 2 << 20
+BLOCKS_ROOM: Final = 3 << 20
 # How many names of fields and good Hosts are remembered, and the longest: less than half a MiB. A full table starts
 # again from nothing. A few hundred names are in use (IANA has registered 250).
 TABLE_SIZE: Final = 1024
@@ -103,6 +103,7 @@ class RequestLine:
         authority: host and port of a target in absolute form (RFC 9112 3.2.2), which overrule the Host field.
         what: method and path, for people to read.
         variables: what it says as CGI does (RFC 3875 4.1), and as servers for WSGI do.
+        told: what a log has made of it, with its maker, for the next request.
         is_plain: whether there is nothing else to it: HTTP/1.1 without an authority.
 
     """
@@ -116,6 +117,7 @@ class RequestLine:
         "protocol",
         "query",
         "target",
+        "told",
         "variables",
         "what",
     )
@@ -140,6 +142,7 @@ class RequestLine:
             "SERVER_PROTOCOL": protocol,
         }
         self.is_plain = self.is_1_1 and self.authority is None
+        self.told: tuple[object, Any] | None = None
 
     def __str__(self) -> str:
         return self.what.decode("latin-1")
@@ -156,14 +159,16 @@ class Block:
         length: what a plain block's Content-Length says, 0 without one.
         is_forwarded: whether it says something about a client before the peer.
         asks_close, asks_keep: whether the client wants that of the connection (RFC 9112 9.3).
+        told: as a request line's.
 
     """
 
-    __slots__ = ("asks_close", "asks_keep", "fields", "is_forwarded", "is_plain", "length", "raw")
+    __slots__ = ("asks_close", "asks_keep", "fields", "is_forwarded", "is_plain", "length", "raw", "told")
 
     def __init__(self, raw: bytes, fields: dict[str, str], max_body: int) -> None:
         self.raw = raw
         self.fields = fields
+        self.told: tuple[object, Any] | None = None
         length = fields.get("CONTENT_LENGTH")
         connection = fields.get("HTTP_CONNECTION")
         self.length = 0
@@ -531,13 +536,13 @@ Framing = Counted | Chunked
 
 
 def _memory_of_line(first: bytes, _line: RequestLine) -> int:
-    """Return how many bytes a table takes that keeps a line, about: itself, and what it says, in seven pieces."""
-    return 1300 + 6 * len(first)
+    """Return how many bytes a table takes that keeps a line, about: itself, what it says in seven pieces, and in a log."""
+    return 2000 + 6 * len(first)
 
 
 def _memory_of_block(raw: bytes, block: Block) -> int:
-    """Return how many bytes a table takes that keeps a block, about: its bytes twice, and an object for each value."""
-    return 800 + 140 * len(block.fields) + 2 * len(raw)
+    """Return how many bytes a table takes that keeps a block, about: its bytes twice, a text for each value, a log's."""
+    return 1500 + 140 * len(block.fields) + 2 * len(raw)
 
 
 def is_host(text: str) -> bool:

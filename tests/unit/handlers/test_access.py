@@ -10,7 +10,6 @@ import time
 import pytest
 
 from prefork.config.access import FIELDS, TEMPLATES
-from prefork.handlers import access
 from prefork.handlers.access import Clock, Entry, Ids, RawHead, Server, compile_format, wants_id
 from prefork.protocols.http1 import Grammar, Head
 from tests.access_lines import read_json, read_line
@@ -178,17 +177,32 @@ def test_a_log_line_of_each_second_is_right_by_the_libraries_own_account() -> No
         assert Clock(0.0, wall).text == time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(wall))
 
 
-def test_a_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "TABLE_SIZE", 10)
-    made: list[str] = []
-    table = access.Escaped(lambda key: made.append(key) or key, str.upper, "-")  # type: ignore[func-returns-value]
-    for number in range(100):
-        assert table[f"a{number}"] == f"A{number}"
-        assert len(table) <= 10
-    assert table["a99"] == "A99"
-    assert made.count("a99") == 1
-    assert table["x" * 1000] == "X" * 1000
-    assert "x" * 1000 not in table
+@pytest.mark.parametrize("text", ["common", "combined", "json", '"{method} {path}" "{agent}" {user} {host}'])
+def test_what_is_kept_with_a_head_is_written_again(text: str) -> None:
+    """By the same format, and not by another one; what is long is not kept."""
+    make, other = (compile_format(text, SERVER, Clock(0.0, MOMENT), longest) for longest in (None, 1500))
+    for agent in ("a", "a" * 2000):
+        entry = entry_of(f"User-Agent: {agent}", "Authorization: Basic YTpi")
+        first = make(entry)
+        assert [make(entry), other(entry) == first, make(entry)] == [
+            first,
+            agent == "a" or text == "common",
+            first,
+        ]
+        assert entry.head.block.told is None or len(str(entry.head.block.told)) < 1000
+
+
+def test_a_host_that_the_target_names_is_shown_whatever_was_kept() -> None:
+    grammar = Grammar(8190, 100, 8190, 1000)
+    make = compile_format("json", SERVER, Clock(0.0, MOMENT))
+    hosts = []
+    for line in ("GET / HTTP/1.1", "GET http://b/ HTTP/1.1", "GET / HTTP/1.1") * 2:
+        entry = Entry("", "")
+        head = grammar.read_head(f"{line}\r\nHost: a\r\n\r\n".encode())
+        assert head is not None
+        entry.head = head
+        hosts.append(json.loads(make(entry))["host"])
+    assert hosts == ["a", "b", "a"] * 2
 
 
 def test_a_request_gets_an_id_unless_it_brings_a_safe_one() -> None:
