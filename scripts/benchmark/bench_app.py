@@ -34,7 +34,7 @@ class Blocks:
 
 
 def app(environ: Environ, start_response: StartResponse) -> Answer:
-    return ROUTES[environ["PATH_INFO"]](environ, start_response)
+    return ROUTES.get(environ["PATH_INFO"], hello)(environ, start_response)
 
 
 def hello(_environ: Environ, start_response: StartResponse) -> Answer:
@@ -65,6 +65,7 @@ def file(environ: Environ, start_response: StartResponse) -> Answer:
     return answer
 
 
+# Whatever else is asked for gets the page: the scenario of which no two requests are alike has a path for each.
 ROUTES: dict[str, Callable[[Environ, StartResponse], Answer]] = {
     "/hello": hello,
     "/large": large,
@@ -72,6 +73,8 @@ ROUTES: dict[str, Callable[[Environ, StartResponse], Answer]] = {
     "/stream": stream,
     "/file": file,
 }
+
+BODIES = {"/hello": BODY, "/large": LARGE}
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -89,7 +92,7 @@ async def asgi(scope: Message, receive: Receive, send: Send) -> None:
             await send({"type": "http.response.body", "body": PIECE, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
         return
-    body = {"/hello": BODY, "/large": LARGE}.get(scope["path"]) or await read(receive)
+    body = await read(receive) if scope["path"] == "/echo" else BODIES.get(scope["path"], BODY)
     headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})

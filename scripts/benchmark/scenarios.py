@@ -22,6 +22,44 @@ BROWSER = (
     "Priority: u=0, i",
 )
 
+# What real sites see: nobody has sent the same before. Of twelve fields seven differ in each request (eight, if the end
+# of the connection is asked for), and so do path and query. wrk prepares the requests before it begins, and sends one
+# after the other; more of them than any table of a server should keep.
+DIFFERENT = 20_000
+PREPARE = """
+local function hex(size)
+  local digits = {{}}
+  for at = 1, size do digits[at] = string.format("%x", math.random(0, 15)) end
+  return table.concat(digits)
+end
+
+local prepared, last = {{}}, 0
+
+function init()
+  math.randomseed(1)
+  for number = 1, {count} do
+    prepared[number] = table.concat({{
+      string.format("GET {path}/%d/%s?page=%d&q=%s HTTP/1.1", number, hex(8), number % 17, hex(12)),
+      "Host: shop.example.org",
+{headers}
+      string.format("Referer: https://shop.example.org{path}/%s", hex(12)),
+      string.format("Cookie: session=%s; seen=%d", hex(32), number),
+      string.format("X-Forwarded-For: %d.%d.%d.%d", number % 80 + 11, number % 251, number % 241, number % 239),
+      "X-Request-ID: " .. hex(32),
+      string.format("Traceparent: 00-%s-%s-01", hex(32), hex(16)),
+      string.format('If-None-Match: "%s"', hex(16)),
+      "X-Session-Time: " .. number * 37,
+      "", "",
+    }}, "\\r\\n")
+  end
+end
+
+function request()
+  last = last % #prepared + 1
+  return prepared[last]
+end
+"""
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -33,6 +71,7 @@ class Scenario:
         size: of the answer's body in bytes, which is checked before anything is measured.
         headers: beside Host and Content-Length.
         form: bytes that are posted; 0 for GET.
+        is_varied: whether no two requests are alike.
         connections: that ask at once.
         idle: connections that have asked once and are held beside them.
         is_drawn: whether the chart shows it.
@@ -44,6 +83,7 @@ class Scenario:
     size: int = len(BODY)
     headers: tuple[str, ...] = ()
     form: int = 0
+    is_varied: bool = False
     connections: int = 64
     idle: int = 0
     is_drawn: bool = field(default=True, compare=False)
@@ -54,15 +94,25 @@ class Scenario:
 
     def script(self) -> str:
         """Return what wrk is told in Lua; empty if nothing."""
+        if self.is_varied:
+            headers = "\n".join(f"      [[{line}]]," for line in self.headers)
+            return PREPARE.format(count=DIFFERENT, path=self.path, headers=headers)
         return f'wrk.method = "POST"\nwrk.body = string.rep("x", {self.form})\n' if self.form else ""
 
 
 ACCEPT = ("Accept: */*",)
 BROWSED = Scenario("hello, twelve headers", headers=BROWSER)
+VARIED = Scenario("no two alike, twelve headers", headers=BROWSER[:4], is_varied=True)
 HTTP = (
+    VARIED,
     Scenario("hello, two headers", headers=ACCEPT),
     BROWSED,
     Scenario("one connection per request", headers=("Connection: close",)),
+    Scenario(
+        "no two alike, one connection per request",
+        headers=(*BROWSER[:4], "Connection: close"),
+        is_varied=True,
+    ),
     Scenario("16 KiB POST echoed", "/echo", FORM, ACCEPT, FORM),
     Scenario("100 KiB answer", "/large", len(LARGE), ACCEPT),
     Scenario("streamed answer, 16 x 4 KiB", "/stream", PIECES * len(PIECE), ACCEPT),

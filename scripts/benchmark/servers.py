@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import scenarios
-from .scenarios import BROWSED, Scenario
+from .scenarios import BROWSED, VARIED, Scenario
 
 # What scripts/bench --install asks pip for. fastwsgi still imports pkg_resources, which setuptools 81 has dropped.
 PACKAGES = (
@@ -17,6 +17,7 @@ PACKAGES = (
     ("granian",),
     ("bjoern",),
     ("fastwsgi", "setuptools<81"),
+    ("fastpysgi",),
     ("uwsgi",),
     ("waitress",),
 )
@@ -107,7 +108,7 @@ def prefork(
 def with_log(access_format: str) -> Server:
     """Return prefork with an access log."""
     log = f'access = "access.log"\naccess_format = "{access_format}"'
-    return prefork(f"prefork, access log {access_format}", log=log, only=(BROWSED,))
+    return prefork(f"prefork, access log {access_format}", log=log, only=(VARIED, BROWSED))
 
 
 def module(name: str, package: str, *options: str, lacks: tuple[str, ...] = ()) -> Server:
@@ -115,17 +116,17 @@ def module(name: str, package: str, *options: str, lacks: tuple[str, ...] = ()) 
     return Server(name, (sys.executable, "-m", package, *options), package, lacks=lacks)
 
 
-def function(package: str) -> Server:
+def function(name: str, package: str, application: str = "app", lacks: tuple[str, ...] = ()) -> Server:
     """Return a server that is a function to be called: ``run(application, host, port)``."""
-    code = f"import {package}, bench_app; {package}.run(bench_app.app, '127.0.0.1', {{port}})"
-    return Server(package, (sys.executable, "-c", code), package)
+    code = f"import {package}, bench_app; {package}.run(bench_app.{application}, '127.0.0.1', {{port}})"
+    return Server(name, (sys.executable, "-c", code), package, lacks=lacks)
 
 
 PORT = ("--port", "{port}")
 BIND = ("--bind", "127.0.0.1:{port}", "--log-level", "warning", "--worker-connections", str(MOST))
 GTHREAD = (*BIND, "--worker-class", "gthread", "--threads", "4")
 UVICORN = ("--lifespan", "off", "--log-level", "warning", "--no-access-log", *PORT)
-GRANIAN = ("--interface", "wsgi", "--no-ws", "--log-level", "warning", "--backlog", "2048", *PORT)
+GRANIAN = ("--no-ws", "--log-level", "warning", "--backlog", "2048", *PORT)
 # Its HTTP router holds the connections and hands requests to the worker: the way it keeps connections alive.
 UWSGI = (
     "--http",
@@ -142,9 +143,14 @@ HTTP = Group(
         prefork("prefork"),
         prefork("prefork, 4 threads", threads=4),
         *(with_log(name) for name in ("common", "combined", "json")),
-        function("bjoern"),
-        function("fastwsgi"),
-        module("granian", "granian", *GRANIAN, "bench_app:app"),
+        function("bjoern", "bjoern"),
+        function("fastwsgi", "fastwsgi"),
+        function("fastpysgi", "fastpysgi"),
+        function("fastpysgi, ASGI", "fastpysgi", "asgi", lacks=("/file",)),
+        module("granian", "granian", *GRANIAN, "--interface", "wsgi", "bench_app:app"),
+        module(
+            "granian, ASGI", "granian", *GRANIAN, "--interface", "asginl", "bench_app:asgi", lacks=("/file",)
+        ),
         Server(
             "uWSGI",
             (str(Path(sys.executable).parent / "uwsgi"), *UWSGI, "--module", "bench_app:app"),
@@ -175,6 +181,8 @@ SECURE = Group(
             "granian",
             "granian",
             *GRANIAN,
+            "--interface",
+            "wsgi",
             "--ssl-certificate",
             "{certificate}",
             "--ssl-keyfile",

@@ -72,7 +72,15 @@ def test_every_server_is_told_its_port():
 
 
 def test_post_is_told_to_wrk_in_lua():
-    assert [scenario.path for scenario in HTTP if scenario.script()] == ["/echo"]
+    assert [scenario.path for scenario in HTTP if scenario.script() and not scenario.is_varied] == ["/echo"]
+
+
+def test_requests_of_which_no_two_are_alike_are_told_to_wrk_in_lua():
+    for scenario in (scenario for scenario in HTTP if scenario.is_varied):
+        script = scenario.script()
+        assert all(f"[[{line}]]," in script for line in scenario.headers)
+        assert script.count('"GET /hello/') == 1
+        assert script.count("{") == script.count("}")
 
 
 def test_choosing_by_words():
