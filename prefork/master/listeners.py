@@ -43,6 +43,7 @@ class Listener(msgspec.Struct):
     file: tuple[int, int] | None = None
     real_path: str = ""
     shut: bool = False
+    is_dead: bool = False
     awaits_bytes: bool = False
 
     @property
@@ -96,6 +97,10 @@ class Listeners:
     def own_sockets(self) -> list[socket.socket]:
         """Return the sockets of all listeners that are not somebody else's."""
         return [listener.socket for listener in self._all() if not listener.is_inherited]
+
+    def all(self) -> list[Listener]:
+        """Return every listener."""
+        return list(self._all())
 
     def _all(self) -> Iterator[Listener]:
         return chain.from_iterable(self._open.values())
@@ -373,7 +378,7 @@ def _reopen_doors(listener: Listener) -> bool:
                 "try again in a moment",
             ) from error
         listener.shut = False
-    return not listener.shut
+    return not listener.shut and not listener.is_dead
 
 
 def _leave(listener: Listener) -> None:

@@ -23,6 +23,7 @@ from prefork.master.allowance import MOST, SPAN, Allowance
 from prefork.master.charge import Charge
 from prefork.master.delivery import Delivery
 from prefork.master.doorbell import Doorbell
+from prefork.master.lifeline import Lifeline
 from prefork.master.notices import Notices
 from prefork.master.perform import PERFORM
 from prefork.master.requests import Requests
@@ -70,6 +71,7 @@ class Loop:
         self._paused: set[Source] = set()
         self._timers = Timers()
         self._later = self._timers.later
+        self._lifeline = Lifeline(self._selector, server.listeners, self._later)
         self._delivery = Delivery(server, self._selector, self._feed, self._later, self._register)
         self._doorbell = Doorbell(
             self._selector, server.listeners, lambda key: self._feed(events.Knocked(key))
@@ -140,6 +142,7 @@ class Loop:
 
     def _run(self) -> End:
         self._selector.register(self._signals, selectors.EVENT_READ, self._take_signals)
+        self._lifeline.follow()
         while self._end is None:
             self._turn()
         return self._end
@@ -211,6 +214,8 @@ class Loop:
             case actions.Tell():
                 self._requests.tell(action)
         answer = PERFORM[type(action)](self._server, action)
+        if isinstance(action, actions.KeepListeners):
+            self._lifeline.follow()
         if isinstance(answer, events.Spawned):
             self._register(self._server.charges[answer.birth])
         elif isinstance(action, actions.Adopt):
@@ -273,6 +278,7 @@ class Loop:
             logger.warning("%s", text)
             self._requests.tell(actions.Tell("warning", text))
         config = self._server.prepare(config)
+        self._lifeline.follow()
         for line in change.lines():
             logger.info("%s", line)
         self._feed(events.Reload(config))

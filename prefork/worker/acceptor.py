@@ -27,8 +27,10 @@ HEAD_START = 0.01
 # How long a worker without free descriptors or memory waits before it tries again; nginx waits 0.5 s.
 SHORTAGE_PAUSE = 0.2
 SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-# What accept reports of a listener that was shut down: the master, or a sibling, found the queue empty.
+# What accept reports of a listener that was shut down: by the master, or by a sibling, which need not mean well.
 SHUT = errno.EINVAL
+# How long after that it is tried again: the master sees to it within a moment, or never.
+SHUT_PAUSE = 1.0
 # What accept reports of a connection that failed while it was queued (accept(2)): the next one may be fine.
 TRANSIENT = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR, errno.ENETDOWN, errno.EHOSTUNREACH}
 
@@ -84,6 +86,9 @@ class Acceptor:
         self._mode = Mode.PAUSED
         self._signalled: dict[int, None] = {}  # an ordered set: who was reported first is asked first
         self._short_until = 0.0
+        # Listeners that are shut, and when they are tried again: the master has a TCP listener listen again.
+        self._shut: dict[int, socket.socket] = {}
+        self._retry_at: float | None = None
 
     def signal(self, descriptor: int, now: float) -> None:
         """Note that epoll reported a listener."""
@@ -99,7 +104,9 @@ class Acceptor:
         """
         if self._mode is not Mode.EAGER and (self.due is None or now < self.due):
             return None
-        self.due = None
+        self.due = self._retry_at
+        if self._retry_at is not None and now >= self._retry_at:
+            self._try_shut_again()
         if self._mode is Mode.PAUSED:
             return None  # a shortage is over: the caller's settle() comes next
         accepted = None
@@ -130,10 +137,11 @@ class Acceptor:
     def close(self) -> None:
         """Leave the queue for good and close this process's copies of the listeners."""
         self._stand(Mode.PAUSED)
-        for listener in self.descriptors.values():
+        for listener in (*self.descriptors.values(), *self._shut.values()):
             listener.close()
         self.descriptors.clear()
-        self.due = None
+        self._shut.clear()
+        self.due = self._retry_at = None
 
     def _holds_clearly_more(self, held: int, now: float) -> bool:
         least = self._least_of_others(now)
@@ -150,7 +158,7 @@ class Acceptor:
                 self._epoll.register(descriptor, mode.value)
         self._mode = mode
         self._signalled.clear()
-        self.due = None
+        self.due = self._retry_at
 
     def _accept(self, descriptor: int, now: float) -> Accepted | None:
         """Accept one connection, if there is one."""
@@ -172,12 +180,22 @@ class Acceptor:
             self._epoll.modify(descriptor, Mode.MODEST.value)
         self._signalled.clear()
 
-    def _forget(self, descriptor: int) -> None:
-        """Leave a listener that is shut; epoll would report its end for ever."""
+    def _set_aside(self, descriptor: int, now: float) -> None:
+        """Leave a listener that is shut, until it is tried again: epoll would report its end for ever."""
         if self._mode is not Mode.PAUSED:
             self._epoll.unregister(descriptor)
         self._signalled.pop(descriptor, None)
-        self.descriptors.pop(descriptor).close()
+        self._shut[descriptor] = self.descriptors.pop(descriptor)
+        self.due = self._retry_at = now + SHUT_PAUSE
+
+    def _try_shut_again(self) -> None:
+        """Wait at listeners again that were shut; what is still shut reports that at once."""
+        self.due = self._retry_at = None
+        for descriptor in self._shut:
+            if self._mode is not Mode.PAUSED:
+                self._epoll.register(descriptor, self._mode.value)
+        self.descriptors |= self._shut
+        self._shut.clear()
 
     def _accept_all(self, descriptor: int) -> list[Accepted]:
         found: list[Accepted] = []
@@ -197,7 +215,7 @@ class Acceptor:
         if error.errno in TRANSIENT:
             return
         if error.errno == SHUT:
-            self._forget(descriptor)
+            self._set_aside(descriptor, now)
             return
         if error.errno not in SHORTAGES:
             raise error

@@ -32,6 +32,8 @@ def app(environ, start_response):
         threading.Event().wait(30)
     elif what == "flood":
         threading.Thread(target=flood, daemon=True).start()
+    elif what == "shut":
+        shut_listeners()
     elif what == "random":
         for _ in range(100):
             row._words[int.from_bytes(os.urandom(1)) % len(row._words)] = int.from_bytes(os.urandom(8))
@@ -63,3 +65,15 @@ def masters():
         if (found.family, found.type) == (socket.AF_UNIX, socket.SOCK_SEQPACKET):
             return found
     raise RuntimeError("there is no channel")
+
+
+def shut_listeners():
+    """Shut every listening socket of this process down, which its siblings share."""
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        try:
+            found = socket.socket(fileno=os.dup(descriptor))
+        except OSError:
+            continue
+        with found:
+            if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                found.shutdown(socket.SHUT_RDWR)

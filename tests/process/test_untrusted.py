@@ -98,3 +98,28 @@ def test_a_template_that_answers_for_another_process_is_ended(start, tmp_path):
     server.wait_for("its template answered with a process that is not a new child of the master")
     assert server.wait_exit() == 4
     server.wait_all_gone()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_tcp_listener_that_a_worker_shuts_listens_again(start, workers):
+    server = start(POOLS.replace("[pool.other]", f"workers = {workers}\n[pool.other]")).wait_serving()
+    address, before = server.address("web"), server.pids("web")
+    for time in (1, 2):
+        ask_hostile(server, "shut")
+        server.wait_for("was shut down by a worker .* it listens again", time)
+        for _ in range(5):
+            assert int(body_of(fetch(address))) in before
+    assert server.stop() == 0
+
+
+def test_a_unix_socket_that_a_worker_shuts_is_bound_anew_by_a_reload(start, tmp_path):
+    path = tmp_path / "web.sock"
+    server = start(POOLS.replace("127.0.0.1:0", f"unix:{path}", 1)).wait_serving()
+    fetch(str(path), "/shut")
+    server.wait_for("web.sock was shut down by a worker .* a reload binds it anew")
+    with pytest.raises(ConnectionRefusedError):
+        fetch(str(path))
+    server.ask("reload")
+    assert int(body_of(fetch(str(path)))) in server.pids("web")
+    assert server.stop() == 0
+    assert not path.exists()

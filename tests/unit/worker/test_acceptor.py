@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from prefork.worker.acceptor import HEAD_START, SHORTAGE_PAUSE, Acceptor
+from prefork.worker.acceptor import HEAD_START, SHORTAGE_PAUSE, SHUT_PAUSE, Acceptor
 
 LIMIT = 10
 
@@ -165,6 +165,26 @@ def test_a_listener_that_was_shut_down_is_left() -> None:
     assert len(worker.acceptor.descriptors) == 1
     worker.connect(1)
     assert worker.turn(0.0)
+    worker.close()
+
+
+@pytest.mark.parametrize("held", [0, 2])  # eager, and modest
+def test_a_listener_that_was_shut_down_is_tried_again_and_may_listen_by_then(held: int) -> None:
+    worker = Worker(listeners=2)
+    worker.least = 0
+    worker.acceptor.settle(held, 0.0)
+    address = worker.listeners[0].getsockname()
+    worker.listeners[0].shutdown(socket.SHUT_RDWR)
+    assert not any(worker.turn(number * HEAD_START) for number in range(2))
+    assert not any(worker.turn(SHUT_PAUSE + number * HEAD_START) for number in range(1, 4))
+    assert worker.acceptor.due is not None
+    assert list(worker.acceptor.descriptors) == [worker.listeners[1].fileno()]
+    worker.listeners[0].bind(address)
+    worker.listeners[0].listen()
+    worker.connect(0)
+    assert not worker.turn(SHUT_PAUSE + 4 * HEAD_START)
+    assert any(worker.turn(2 * SHUT_PAUSE + number * HEAD_START) for number in range(4, 8))
+    assert worker.acceptor.descriptors.keys() == {each.fileno() for each in worker.listeners}
     worker.close()
 
 
