@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import pwd
 import signal
@@ -288,7 +289,9 @@ def tcp_listeners_of(pid: int) -> list[socket.socket]:
     for number, target in descriptors_of(pid).items():
         if target.startswith("socket:"):
             copy = libc.syscall(PIDFD_GETFD, handle, number, 0)
-            assert copy >= 0, os.strerror(ctypes.get_errno())
+            if copy < 0:
+                assert ctypes.get_errno() == errno.EBADF  # a connection that was closed since
+                continue
             held = socket.socket(fileno=copy)
             if held.family == socket.AF_INET and held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 found.append(held)
