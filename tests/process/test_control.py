@@ -66,7 +66,7 @@ def assert_prompt(server: Server) -> None:
 def test_status_tells_all_there_is(start):
     server = start(WEB).wait_serving()
     with server.connect() as client:
-        client.sendall(b"GET /sleep/1 HTTP/1.1\r\nHost: test\r\n\r\n")
+        client.sendall(b"GET /sleep/60 HTTP/1.1\r\nHost: test\r\n\r\n")
         wait_until(lambda: any(worker["current"] for worker in server.workers()), "the request is under way")
         found = json.loads(server.run("status", "--json").stdout)
     pool = found["pools"][0]
@@ -81,8 +81,8 @@ def test_status_tells_all_there_is(start):
     assert [worker["slot"] for worker in workers] == [0, 1]
     assert {worker["state"] for worker in workers} == {"ready"}
     assert all(worker["memory"] > 1_000_000 and worker["age"] > 0 for worker in workers)
-    assert busy["current"][0]["what"] == "GET /sleep/1"
-    assert 0 <= busy["current"][0]["age"] < 20
+    assert busy["current"][0]["what"] == "GET /sleep/60"
+    assert 0 <= busy["current"][0]["age"] < 60
     assert busy["connections"] == 1
 
 
