@@ -289,7 +289,7 @@ class Hooks(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         option(
             Unit.MODULE,
-            "its functions before_fork, after_fork, ready, drain, exit are called with the worker",
+            "its functions before_fork, after_fork, ready, drain, exit, ended are called",
             otherwise="none",
             example='"shop.hooks"',
         ),

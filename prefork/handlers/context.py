@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from prefork.scoreboard import LATEST, Lane, Row
 
@@ -40,15 +40,17 @@ class Worker:
         pool: the pool's name.
         slot: the worker's place in its pool, 0, 1, 2 …
         generation: the number of the rollout that this worker belongs to.
+        pid: its process; 0 before it was forked.
         stopping: set once the worker drains; ``wait(seconds)`` on it ends early when that happens. Coroutines await
             ``stopped()``.
 
     """
 
-    def __init__(self, pool: str, slot: int, generation: int, row: Row) -> None:
+    def __init__(self, pool: str, slot: int, generation: int, row: Row, pid: int = 0) -> None:
         self.pool = pool
         self.slot = slot
         self.generation = generation
+        self.pid = pid
         self.stopping = threading.Event()
         self._row = row
         # Each thread and each asyncio task has its own value.
@@ -145,6 +147,19 @@ class Worker:
             futures.discard(future)
             if not futures:
                 self._sleepers.pop(loop, None)
+
+
+class EndedWorker(NamedTuple):
+    """A worker that has ended, as the hook ``ended`` sees it.
+
+    ``exit_status`` is what a shell would say: its exit code, or 128 and the number of the signal that has ended it.
+    """
+
+    pool: str
+    slot: int
+    generation: int
+    pid: int
+    exit_status: int
 
 
 def _wake_up(futures: set[asyncio.Future[None]]) -> None:

@@ -5,8 +5,9 @@ after_fork(worker)   in the worker, as whom it is to run, before its handler is 
 ready(worker)        in the worker, right before it says that it is ready
 drain(worker)        in the worker, in a thread of its own, when its drain begins
 exit(worker)         in the worker, after its drain, before functions registered with atexit
+ended(worker)        in a process of its own, as whom the worker ran, once the worker is dead, however it has ended
 
-One of the first three that fails is a boot that has failed. A failing drain is logged, so is a failing exit, after
+One of the first three that fails is a boot that has failed. A failing drain or ended is logged, so is a failing exit, after
 which the worker's exit code is 1.
 """
 
@@ -16,17 +17,18 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
+from typing import Any
 
 from prefork.errors import BootError
-from prefork.handlers.context import Worker, end_copy
+from prefork.handlers.context import EndedWorker, Worker, end_copy
 from prefork.handlers.load import import_module, reason_of, traceback_of
 from prefork.log import logger
 
-NAMES = ("before_fork", "after_fork", "ready", "drain", "exit")
+NAMES = ("before_fork", "after_fork", "ready", "drain", "exit", "ended")
 # How alike a name has to be to one of those to be taken for a mistake: "drian" is, "prepare" is not.
 ALIKE = 0.8
 
-Hook = Callable[[Worker], object]
+Hook = Callable[[Any], object]
 
 
 class Hooks:
@@ -54,7 +56,7 @@ class Hooks:
                 f"hook {name} failed: {reason_of(error)}", traceback=traceback_of(error)
             ) from error
 
-    def try_run(self, name: str, worker: Worker) -> bool:
+    def try_run(self, name: str, worker: Worker | EndedWorker) -> bool:
         """Call the function for a moment that comes anyway, if there is one; log its failure, and return False then."""
         try:
             self._call(name, worker)
@@ -63,7 +65,7 @@ class Hooks:
             return False
         return True
 
-    def _call(self, name: str, worker: Worker) -> None:
+    def _call(self, name: str, worker: Worker | EndedWorker) -> None:
         try:
             self._functions.get(name, _do_nothing)(worker)
         finally:
@@ -112,7 +114,7 @@ def _doubts(module: ModuleType) -> Iterator[str]:
             yield f"[hooks] {module.__name__}: nobody calls {name}; did you mean {near[0]}?"
 
 
-def _do_nothing(_worker: Worker) -> None:
+def _do_nothing(_worker: object) -> None:
     """Be the hook that a module does not have."""
 
 

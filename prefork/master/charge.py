@@ -20,6 +20,7 @@ from prefork.supervisor.actions import Spawn
 from prefork.system import process, tree
 from prefork.system.process import Child
 from prefork.worker import channel
+from prefork.worker.farewell import Farewell
 
 # More than this of a worker's stacks is not kept: faulthandler writes at most 100 frames for each thread.
 MAX_STACKS = 262144
@@ -37,6 +38,7 @@ class Charge(msgspec.Struct):
         stacks: what has arrived since they were last asked for.
         born: when it was forked, on the monotonic clock.
         detached: the processes that are not to be ended with it: when each began, by its pid.
+        farewell: what its hook ``ended`` is called by, if it has one.
         peak_memory: its largest resident size in bytes, or its program's, known once it is dead.
 
     """
@@ -57,6 +59,7 @@ class Charge(msgspec.Struct):
     born: float = msgspec.field(default_factory=time.monotonic)
     peak_memory: int = 0
     detached: dict[int, int] = msgspec.field(default_factory=dict)
+    farewell: Farewell | None = None
 
     @property
     def identity(self) -> Identity:

@@ -26,6 +26,7 @@ from prefork.supervisor import actions, events, pool, scaling, trial, worker
 from prefork.supervisor import server as supervisor
 from prefork.system import privileges
 from prefork.system.process import Child
+from prefork.worker import farewell
 
 # To be raised when an estate of before can be read, but does not mean the same any more.
 VERSION = 1
@@ -50,6 +51,7 @@ HOMES: dict[str, ModuleType] = {
         machine,
         notices,
         server,
+        farewell,
     )
 }
 GROUPS: dict[str, Callable[[list[Any]], Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}

@@ -23,6 +23,7 @@ from prefork.master.allowance import MOST, SPAN, Allowance
 from prefork.master.charge import Charge
 from prefork.master.delivery import Delivery
 from prefork.master.doorbell import Doorbell
+from prefork.master.farewells import Farewells
 from prefork.master.lifeline import Lifeline
 from prefork.master.notices import Notices
 from prefork.master.perform import PERFORM
@@ -79,9 +80,9 @@ class Loop:
         self._notices = Notices(notifier(os.environ), self._supervisor, self._later)
         self._end: End | None = None
         self._on_signal: dict[signal.Signals, Callable[[], None]] = {
-            signal.SIGTERM: lambda: self._feed(events.Stop()),
-            signal.SIGINT: lambda: self._feed(events.Stop(now=True)),
-            signal.SIGQUIT: lambda: self._feed(events.Stop(now=True)),
+            signal.SIGTERM: lambda: self._stop(events.Stop()),
+            signal.SIGINT: lambda: self._stop(events.Stop(now=True)),
+            signal.SIGQUIT: lambda: self._stop(events.Stop(now=True)),
             signal.SIGHUP: self._reload_by_signal,
             signal.SIGUSR1: self._reopen_log,
             signal.SIGUSR2: lambda: self._upgrade.ask(),
@@ -99,6 +100,7 @@ class Loop:
             server, self._supervisor, self._feed, self._reload, self._later, self._upgrade.ask
         )
         self._watcher = Watcher(setproctitle, self._selector, self._reload_by_change, self._later)
+        self._farewells = Farewells(self._later)
         self._control: ControlServer | None = None
 
     def run(self, config: Config) -> End:
@@ -143,7 +145,7 @@ class Loop:
     def _run(self) -> End:
         self._selector.register(self._signals, selectors.EVENT_READ, self._take_signals)
         self._lifeline.follow()
-        while self._end is None:
+        while self._end is None or not self._farewells.are_over:
             self._turn()
         return self._end
 
@@ -310,6 +312,13 @@ class Loop:
         else:
             logger.info("log reopened")
 
+    def _stop(self, stop: events.Stop) -> None:
+        """Stop; and wait for no hook once nothing else is left to be waited for."""
+        if self._end is None:
+            self._feed(stop)
+        else:
+            self._farewells.end_all()
+
     def _rest(self) -> None:
         """Drain all workers, unless the signal is only a terminal's way to say that it has another size."""
         if process.has_terminal():
@@ -352,10 +361,13 @@ class Loop:
             self._stop_hearing(charge)
             self._feed(events.ChannelLost(charge.birth))
             return False
-        if isinstance(message, channel.Detached):
-            charge.detach(message.pid, message.began)
-        else:
-            self._feed(self._event(charge, message))
+        match message:
+            case channel.Detached(pid, began):
+                charge.detach(pid, began)
+            case channel.HasEnded():
+                charge.farewell = charge.farewell or self._server.farewell_of(charge)
+            case _:
+                self._feed(self._event(charge, message))
         return True
 
     def _is_allowed(self, charge: Charge, source: Source, take: Callable[[int], None]) -> bool:
@@ -421,7 +433,7 @@ class Loop:
             charge = self._charge_of(pid)
             if charge is not None:
                 self._mourn(charge, ended)
-            elif self._watcher.mourn(pid):
+            elif self._watcher.mourn(pid) or self._farewells.take(pid, ended):
                 continue
             elif pid == self._server.guard.pid:
                 self._server.guard.forget()
@@ -456,4 +468,5 @@ class Loop:
             self._server.end_orphans(charge)
         charge.peak_memory = max(charge.peak_memory, ended.peak_memory)
         oom = ended.signal == "SIGKILL" and self._server.oom_killer_struck()
+        self._farewells.begin(charge, ended, (self._server.config.log, self._server.log.descriptor))
         self._feed(events.Exited(charge.birth, events.Exit(ended.code, ended.signal, oom, ended.status)))

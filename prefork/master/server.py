@@ -28,6 +28,7 @@ from prefork.scoreboard import Board, UnreadableBoard
 from prefork.supervisor.actions import Spawn
 from prefork.system import cgroup
 from prefork.worker import channel, leaving, program
+from prefork.worker.farewell import Farewell
 
 if TYPE_CHECKING:
     import ssl
@@ -379,6 +380,14 @@ class Server:
         left = program.end_remains(charge.snapshot().pid, charge.identity, self.cgroup)
         if left is not None:
             self._left_cgroups.add(left)
+
+    def farewell_of(self, charge: Charge) -> Farewell | None:
+        """Return what the hook ``ended`` of a worker is called by; nothing once its own plan is not known any more."""
+        plan = self.plan_for(charge.generation)
+        module = plan.config.hooks.module
+        if charge.generation < self.generation or module is None or charge.pool.kind == "command":
+            return None
+        return Farewell(module, plan.config.master, plan.path, plan.accounts[charge.pool.name])
 
     def end_orphans(self, charge: Charge) -> None:
         """Kill what a dead worker has started and left behind, which this process has by now."""

@@ -108,6 +108,10 @@ class Detached(Message, frozen=True):
     began: int
 
 
+class HasEnded(Message, frozen=True):
+    """Worker: among its hooks is ``ended``, to be called once this process is dead."""
+
+
 class Drain(Message, frozen=True):
     """Master: leave the queue, finish what is in flight within ``grace`` seconds, and exit.
 
@@ -130,7 +134,7 @@ class WriteLogs(Message, frozen=True):
     """Master: write what has been collected for the access log; this process may be about to be killed."""
 
 
-FromWorker = Ready | BootFailed | Failed | Busy | Draining | Spent | Detached
+FromWorker = Ready | BootFailed | Failed | Busy | Draining | Spent | Detached | HasEnded
 FromUnborn = Born | NotBorn
 FromMaster = Drain | Leave | ReopenLogs | WriteLogs | Fork
 

@@ -28,7 +28,7 @@ from prefork.system import activation, forks, notify, process, signals, stdio
 from prefork.worker import blocking, evented
 from prefork.worker import task as tasks
 from prefork.worker.access import AccessLog
-from prefork.worker.channel import boot_failed
+from prefork.worker.channel import HasEnded, boot_failed
 from prefork.worker.leaving import leave
 from prefork.worker.logs import Logs, open_access_log
 from prefork.worker.orders import Orders
@@ -59,7 +59,7 @@ def work(post: Post, loaded: Loaded | None = None) -> NoReturn:
     """
     destination = begin(post)
     row = post.board.row(post.row)
-    worker = Worker(post.pool.name, post.slot, post.generation, row)
+    worker = Worker(post.pool.name, post.slot, post.generation, row, os.getpid())
     context.become(worker)
     mind_forks(post)
     logs = Logs(destination, open_access_log(post))
@@ -72,6 +72,8 @@ def work(post: Post, loaded: Loaded | None = None) -> NoReturn:
             process.reserve_descriptors(post.pool.max_connections + OTHER_DESCRIPTORS)
         orders.listen()
         orders.hooks = loaded.hooks if loaded else take_hooks(post)
+        if orders.hooks.has("ended"):
+            orders.say(HasEnded())
         orders.hooks.run("after_fork", worker)
         application = loaded.application if loaded else prepare(post.pool)
         _serve(post, worker, row, orders, application, logs.access)

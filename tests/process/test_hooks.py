@@ -173,3 +173,77 @@ def title(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:
         return ""
+
+
+ENDED = """
+import os, sys, time
+def ended(worker):
+    with open("ended", "a") as file:
+        what = f"{worker.pool}/{worker.slot} gen={worker.generation} pid={worker.pid} {worker.exit_status}"
+        file.write(f"{what} {os.getppid()} {os.getuid()} {os.environ['MINE']}\\n")
+"""
+MINE = 'env = { MINE = "mine" }\n'
+PLAIN = "def handle(sock, address): pass\n"
+
+
+def ends(server: Server, count: int) -> list[list[str]]:
+    """Return what the hook ``ended`` has written, once it was called so often."""
+    file = server.folder / "ended"
+    wait_until(lambda: file.exists() and file.read_text().count("\n") >= count, f"{count} ends")
+    return [line.split() for line in file.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("preload", ["true", "false"])
+def test_after_each_end_a_process_of_its_own_is_told_of_it(begin, preload):
+    server = begin(ENDED, f"{MINE}preload = {preload}\n", PLAIN).wait_serving()
+    (first,) = server.pids()
+    os.kill(first, signal.SIGKILL)
+    ends(server, 1)
+    server.wait_for("own/0 .* ready in ", 2)
+    (second,) = server.pids() - {first}
+    server.run("reload")
+    ends(server, 2)
+    (third,) = server.pids() - {second}
+    server.signal(signal.SIGINT)
+    assert server.wait_exit() == 0
+    found = ends(server, 3)
+    assert [line[2] for line in found] == [f"pid={first}", f"pid={second}", f"pid={third}"]
+    assert [line[:2] for line in found] == [["own/0", f"gen={generation}"] for generation in (1, 1, 2)]
+    assert [line[3] for line in found] == ["137", "0", "0"]
+    master, user = str(server.process.pid), str(os.getuid())
+    assert [line[4:] for line in found] == [[master, user, "mine"]] * 3
+    server.wait_all_gone()
+
+
+def test_an_ended_hook_that_fails_or_hangs_is_logged_and_holds_nothing_up(begin):
+    hooks = (
+        "import time\ndef ended(worker):\n    if worker.exit_status:\n        1 / 0\n    time.sleep(600)\n"
+    )
+    server = begin(hooks, "boot_timeout = 2\n", PLAIN).wait_serving()
+    (pid,) = server.pids()
+    os.kill(pid, signal.SIGKILL)
+    server.wait_for(rf"own/0 gen=1 pid={pid} hook ended failed: ZeroDivisionError")
+    server.wait_ready(2)
+    assert server.stop() == 0
+    server.wait_for("own/0 gen=1 pid=.* hook ended ran 2 s, limit 2 s [(]boot_timeout[)]; it is killed")
+
+
+def test_a_second_stop_does_not_wait_for_an_ended_hook(begin):
+    hooks = "import time\ndef ended(worker):\n    open('begun', 'x').close()\n    time.sleep(600)\n"
+    server = begin(hooks, app=PLAIN).wait_serving()
+    server.signal(signal.SIGTERM)
+    wait_until((server.folder / "begun").exists, "the hook is called")
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit() == 0
+    server.wait_all_gone()
+
+
+def test_an_ended_hook_runs_as_whom_its_worker_ran(start, open_folder):
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+    (open_folder / "hooks.py").write_text(ENDED)
+    (open_folder / "own.py").write_text(PLAIN)
+    server = start(POOL + MINE + 'user = "games"\n', folder=open_folder).wait_serving()
+    assert server.stop() == 0
+    ((*_, user, mine),) = ends(server, 1)
+    assert (user, mine) == ("5", "mine")
