@@ -19,6 +19,7 @@ from setproctitle import getproctitle, setproctitle
 from prefork.cli.run import source
 from prefork.config.load import load, name_for
 from prefork.config.schema import Config, Pool, Unit, options
+from prefork.control.registry import absolute
 from prefork.errors import BootError, ConfigError, PreforkError, Problem, UsageError
 from prefork.handlers import context
 from prefork.handlers.load import give
@@ -77,13 +78,13 @@ def run(config: str | os.PathLike[str] | Mapping[str, Any] | Config) -> int:
     """
     _check_place()
     _warn_of_threads()
-    read, name = _reader(config)
+    read, name, file = _reader(config)
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.flush()  # or each worker would write it as well
     rehearses = os.environ.get(upgrade.VARIABLE, "").startswith(upgrade.REHEARSE)
     try:
         with _process_as_it_was():
-            code = start.run(read, name)
+            code = start.run(read, name, file)
     except PreforkError as error:
         _explain(error)
         raise
@@ -115,15 +116,18 @@ def _warn_of_threads() -> None:
         warnings.warn(f"{found}; the hook after_fork can start them", RuntimeWarning, stacklevel=3)
 
 
-def _reader(config: str | os.PathLike[str] | Mapping[str, Any] | Config) -> tuple[Callable[[], Config], str]:
-    """Return what reads the configuration, now and at each reload, and what it is called."""
+def _reader(
+    config: str | os.PathLike[str] | Mapping[str, Any] | Config,
+) -> tuple[Callable[[], Config], str, str]:
+    """Return what reads the configuration, now and at each reload, what it is called, and its file."""
     if isinstance(config, Config):
-        return lambda: config, config.master.name
+        return lambda: config, config.master.name, _script_path()
     if isinstance(config, Mapping):
-        script = _script()
-        return _ValuesReader(_plain(config), script), script
+        reader = _ValuesReader(_plain(config), _script())
+        return reader, _script(), reader.file
     path = os.fspath(config)
-    return source(path, []).read, path
+    found = source(path, [])
+    return found.read, path, found.file
 
 
 class _ValuesReader:
@@ -134,6 +138,7 @@ class _ValuesReader:
         self._script = script
         self._directory = start_folder()
         self._environment = dict(os.environ)
+        self.file = _script_path()
 
     def __call__(self) -> Config:
         return load(
@@ -144,6 +149,7 @@ class _ValuesReader:
             cpus=start.usable_cpus(),
             environment=self._environment,
             settings=(),
+            file=self.file or None,
         )
 
 
@@ -160,6 +166,12 @@ def _script() -> str:
     """Return what the program is called, by its file."""
     file = getattr(sys.modules["__main__"], "__file__", None) or "prefork"
     return name_for(os.path.basename(file).removesuffix(".py"))
+
+
+def _script_path() -> str:
+    """Return the absolute path of the program as it was given; nothing if it has no file."""
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    return absolute(start_folder(), file) if file else ""
 
 
 def _name_of(handle: object) -> str:

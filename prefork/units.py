@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import json
 import math
@@ -244,6 +245,16 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def visible(text: str) -> str:
+    """Return text of several lines with everything escaped in them that would steer a terminal."""
+    return "\n".join(printable(line.expandtabs()) for line in text.split("\n"))
+
+
+def short_hash(path: str) -> str:
+    """Return a short name for a path, which may be no valid Unicode."""
+    return hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:10]
 
 
 def _unix_address(text: str) -> UnixAddress:

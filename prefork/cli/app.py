@@ -12,6 +12,7 @@ import sys
 import click
 
 from prefork.errors import ConfigError, PreforkError, UsageError
+from prefork.units import visible
 
 # What a shell reports of a program that SIGINT ended.
 INTERRUPTED = 130
@@ -24,6 +25,14 @@ settings = click.option(
     metavar="KEY=VALUE",
     multiple=True,
     help="Set a key of the file, as in pool.web.workers=8; may be repeated.",
+)
+# Commands for a running server change nothing of its file.
+finder = click.option(
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Find a server that was started with such a master.name or master.control; may be repeated.",
 )
 Settings = tuple[str, ...]
 
@@ -75,7 +84,7 @@ class Commands(click.Group):
 def commands(context: click.Context, version: bool) -> None:
     """Run and control pre-fork servers: processes that share listening sockets, watched by a master.
 
-    CONF is a TOML file; TARGET is one, too, or the path of a control socket.
+    CONF is a TOML file. TARGET is a TOML file, a name that prefork list shows, or the path of a control socket.
     """
     if version:
         from prefork import __version__
@@ -136,10 +145,22 @@ def schema() -> None:
     click.echo(local.schema())
 
 
+@commands.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print everything known, for programs.")
+def list_servers(as_json: bool) -> None:
+    """Show all servers that you may control; root sees everybody's."""
+    from prefork.cli import ctl
+
+    text = f"{ctl.server_list_json()}\n" if as_json else ctl.server_list(*_screen())
+    click.echo(text, nl=False)
+    if not text:
+        _say("no server runs")
+
+
 @commands.command()
 @target
 @click.option("--json", "as_json", is_flag=True, help="Print everything known, for programs.")
-@settings
+@finder
 def status(target: str, as_json: bool, settings: Settings) -> None:
     """Show what a server's pools and workers do right now."""
     from prefork.cli import ctl
@@ -152,7 +173,7 @@ def status(target: str, as_json: bool, settings: Settings) -> None:
 
 @commands.command()
 @target
-@settings
+@finder
 def reload(target: str, settings: Settings) -> None:
     """Read the file again and replace all workers, losing no request.
 
@@ -165,7 +186,7 @@ def reload(target: str, settings: Settings) -> None:
 
 @commands.command()
 @target
-@settings
+@finder
 def upgrade(target: str, settings: Settings) -> None:
     """Become the version that is installed now, under the same pid.
 
@@ -181,7 +202,7 @@ def upgrade(target: str, settings: Settings) -> None:
 @target
 @click.argument("pool", metavar="POOL")
 @click.argument("workers", metavar="N", type=click.IntRange(min=0))
-@settings
+@finder
 def scale(target: str, pool: str, workers: int, settings: Settings) -> None:
     """Set how many workers a pool has."""
     from prefork.cli import ctl
@@ -192,7 +213,7 @@ def scale(target: str, pool: str, workers: int, settings: Settings) -> None:
 @commands.command()
 @target
 @click.option("--now", is_flag=True, help="Cut off what is in flight.")
-@settings
+@finder
 def stop(target: str, now: bool, settings: Settings) -> None:
     """Finish all requests and stop; return once the server has ended."""
     from prefork.cli import ctl
@@ -202,7 +223,7 @@ def stop(target: str, now: bool, settings: Settings) -> None:
 
 @commands.command()
 @target
-@settings
+@finder
 def reopen(target: str, settings: Settings) -> None:
     """Reopen the log files, after they were renamed."""
     from prefork.cli import ctl
@@ -213,7 +234,7 @@ def reopen(target: str, settings: Settings) -> None:
 @commands.command()
 @target
 @click.argument("worker", metavar="[WORKER]", required=False)
-@settings
+@finder
 def stacks(target: str, worker: str | None, settings: Settings) -> None:
     """Show where the threads of all workers are in their code.
 
@@ -225,8 +246,8 @@ def stacks(target: str, worker: str | None, settings: Settings) -> None:
 
 
 def _say(text: str) -> None:
-    """Print a message; stdout is for data."""
-    click.echo(text, err=True)
+    """Print a message; stdout is for data. What is not meant for a terminal to obey, it shows: much comes from workers."""
+    click.echo(visible(text), err=True)
 
 
 def _screen() -> tuple[int | None, bool]:

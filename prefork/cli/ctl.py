@@ -1,98 +1,76 @@
-"""The commands that talk to a running server: status, reload, scale, stop, reopen, stacks."""
+"""The commands that talk to running servers: list, status, reload, scale, stop, reopen, stacks."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from prefork.control.client import Client
+from prefork.cli.target import connect, user_name
+from prefork.control import registry
+from prefork.control.client import PATIENCE, TRIES, Client, NoServerError, RefusedError
 from prefork.control.messages import ServerStatus
-from prefork.errors import CommandError, UsageError
+from prefork.control.registry import Entry
+from prefork.errors import CommandError
 from prefork.units import format_duration
 
-# A master answers such questions at once, whatever its workers do; stacks are written by the workers.
-PATIENCE = 10.0
+# Stacks are written by the workers.
 PATIENCE_WITH_WORKERS = 30.0
+# For each server that prefork list asks.
+SHORT_PATIENCE = 2.0
 
 Say = Callable[[str], None]
-
-
-def find_control(target: str, settings: Sequence[str]) -> str:
-    """Return the control socket's path for a target: the path itself, or what the TOML file says.
-
-    Raises ConfigError for a wrong file, UsageError for settings that would have no effect.
-    """
-    if os.path.isfile(target) or target.endswith(".toml"):
-        from prefork.cli.run import source
-
-        _check_settings(settings)
-        return source(target, settings).control()
-    if settings:
-        raise UsageError(f"--set changes a TOML file's values, and {target} is not a TOML file")
-    return target
-
-
-def _check_settings(settings: Sequence[str]) -> None:
-    for setting in settings:
-        if not setting.startswith("master."):
-            hint = "write it into the file and reload, or give it to prefork run"
-            raise UsageError(
-                f"--set {setting}: a running server is only found by master.*, it is not changed", hint
-            )
 
 
 def status(target: str, settings: Sequence[str], width: int | None, color: bool) -> str:
     """Return the server's state for people: lines of at most ``width`` columns (None: as long as they are)."""
     from prefork.cli.render import status_text
 
-    path = find_control(target, settings)
+    answer = _ask(target, settings, "status", {})
     try:
-        return status_text(msgspec.convert(_call(path, "status", {}, PATIENCE), ServerStatus), width, color)
+        return status_text(msgspec.convert(answer, ServerStatus), width, color)
     except msgspec.ValidationError as error:
         raise CommandError(
-            f"the server on {path} tells its state in another way: {error}",
+            f"the server of {target} tells its state in another way: {error}",
             "it may run another version of prefork: prefork status --json prints what it tells",
         ) from error
 
 
 def status_json(target: str, settings: Sequence[str]) -> str:
     """Return the server's state for programs, just as the server tells it."""
-    result = _call(find_control(target, settings), "status", {}, PATIENCE)
-    return json.dumps(result, indent=2, ensure_ascii=False)
+    return to_json(_ask(target, settings, "status", {}))
 
 
 def reload(target: str, settings: Sequence[str], say: Say) -> str:
     """Reload and wait for the end of the rollout; returns how it went."""
-    result = _call(find_control(target, settings), "reload", {}, None, say)
+    result = _call(target, settings, "reload", {}, say, lasting=True)
     return f"reloaded: generation {result['generation']} serves, after {format_duration(result['seconds'])}"
 
 
 def upgrade(target: str, settings: Sequence[str], say: Say) -> str:
     """Have the server execute the program anew, and wait for the end of the rollout; returns how it went."""
-    result = _call(find_control(target, settings), "upgrade", {}, None, say)
+    result = _call(target, settings, "upgrade", {}, say, lasting=True)
     return f"upgraded: generation {result['generation']} serves, after {format_duration(result['seconds'])}"
 
 
 def scale(target: str, settings: Sequence[str], pool: str, workers: int, say: Say) -> str:
     """Change a pool's number of workers; returns how it went."""
-    result = _call(find_control(target, settings), "scale", {"pool": pool, "workers": workers}, None, say)
+    result = _call(target, settings, "scale", {"pool": pool, "workers": workers}, say)
     return f"{result['pool']}: {result['workers']} workers wanted"
 
 
 def stop(target: str, settings: Sequence[str], now: bool, say: Say) -> str:
     """Stop the server and wait until it has ended."""
-    with Client(find_control(target, settings)) as client:
+    with connect(target, settings) as client:
         client.stop(now, say)
     return "stopped"
 
 
 def reopen(target: str, settings: Sequence[str]) -> str:
     """Have the log file reopened."""
-    _call(find_control(target, settings), "reopen", {}, PATIENCE)
+    _call(target, settings, "reopen", {})
     return "log reopened"
 
 
@@ -100,12 +78,93 @@ def stacks(target: str, settings: Sequence[str], worker: str | None) -> str:
     """Return the stacks of the workers' threads."""
     from prefork.cli.render import stacks_text
 
-    result = _call(find_control(target, settings), "stacks", {"worker": worker}, PATIENCE_WITH_WORKERS)
+    result = _ask(target, settings, "stacks", {"worker": worker}, PATIENCE_WITH_WORKERS)
     return stacks_text(result["workers"])
 
 
+def servers() -> list[dict[str, Any]]:
+    """Return all servers that this user may see, and forget those that have ended without a word."""
+    found = []
+    for entry in registry.entries():
+        if entry.has_process or entry.listens:
+            found.append(_server(entry))
+        else:
+            registry.forget(entry)
+    return found
+
+
+def _server(entry: Entry) -> dict[str, Any]:
+    """Return what is known of a server, and what it says of itself now."""
+    record = entry.record
+    known = {
+        "name": record.name,
+        "state": "no answer",
+        "generation": None,
+        "pid": record.pid,
+        "user": user_name(entry.uid),
+        "uptime": None,
+        "version": None,
+        "file": record.file,
+        "real": record.real,
+        "control": record.control,
+    }
+    try:
+        with Client(record.bound, SHORT_PATIENCE, entry.uid) as client:
+            identity = client.identify()
+    except NoServerError:
+        return known | {"state": "no control socket"}
+    except CommandError:
+        return known
+    if identity.pid != record.pid:
+        return known | {"state": "no control socket"}  # another server's is there
+    return known | {
+        "state": identity.state,
+        "generation": identity.generation,
+        "uptime": identity.uptime,
+        "version": identity.version,
+    }
+
+
+def server_list(width: int | None, color: bool) -> str:
+    """Return the table of running servers for people."""
+    from prefork.cli.render import servers_text
+
+    return servers_text(servers(), width, color)
+
+
+def server_list_json() -> str:
+    """Return the running servers for programs."""
+    return to_json(servers())
+
+
+def to_json(value: Any) -> str:
+    """Return JSON that no terminal obeys: json leaves the control characters above ASCII as they are."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return "".join(sign if sign.isprintable() or sign == "\n" else json.dumps(sign)[1:-1] for sign in text)
+
+
 def _call(
-    path: str, command: str, arguments: dict[str, Any], timeout: float | None, say: Say = lambda _text: None
+    target: str,
+    settings: Sequence[str],
+    command: str,
+    arguments: dict[str, Any],
+    say: Say = lambda _text: None,
+    *,
+    lasting: bool = False,
 ) -> dict[str, Any]:
-    with Client(path, timeout) as client:
-        return client.call(command, arguments, say)
+    with connect(target, settings) as client:
+        return client.call(command, arguments, say, lasting=lasting)
+
+
+def _ask(
+    target: str, settings: Sequence[str], command: str, arguments: dict[str, Any], timeout: float = PATIENCE
+) -> dict[str, Any]:
+    """Return the answer to a question that changes nothing; if an upgrade comes between, it is asked again."""
+    for last in (*[False] * (TRIES - 1), True):
+        try:
+            with connect(target, settings, timeout) as client:
+                return client.call(command, arguments)
+        except RefusedError as error:
+            if last or not error.again:
+                raise
+    raise AssertionError("the last try returns or raises")

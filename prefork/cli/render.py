@@ -19,7 +19,7 @@ from prefork.control.messages import (
     TemplateStatus,
     WorkerStatus,
 )
-from prefork.units import format_duration, format_size
+from prefork.units import format_duration, format_size, visible
 
 # In a pipe nothing is cut off or wrapped: lines are as long as they are.
 PIPE_WIDTH = 10_000
@@ -37,6 +37,10 @@ STATE_STYLES = {
 
 def status_text(status: ServerStatus, width: int | None, color: bool) -> str:
     """Return the tables of a server, each line within ``width`` columns (None: a pipe), with or without colours."""
+    return _printed(_parts(status, (width or PIPE_WIDTH) >= WIDE), width, color)
+
+
+def _printed(parts: Iterable[RenderableType], width: int | None, color: bool) -> str:
     console = Console(
         file=io.StringIO(),
         width=width or PIPE_WIDTH,
@@ -47,15 +51,41 @@ def status_text(status: ServerStatus, width: int | None, color: bool) -> str:
         legacy_windows=False,
     )
     with console.capture() as captured:
-        for part in _parts(status, (width or PIPE_WIDTH) >= WIDE):
+        for part in parts:
             console.print(part)
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def servers_text(servers: Sequence[dict[str, Any]], width: int | None, color: bool) -> str:
+    """Return a table of running servers."""
+    if not servers:
+        return ""
+    table = _table((width or PIPE_WIDTH) >= WIDE)
+    for name in ("NAME", "STATE"):
+        table.add_column(name, no_wrap=True)
+    for name in ("GEN", "PID", "USER", "UP"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("FILE")
+    for server in servers:
+        generation, uptime = server["generation"], server["uptime"]
+        table.add_row(
+            _line(server["name"], "bold"),
+            _state(server["state"]),
+            "-" if generation is None else str(generation),
+            str(server["pid"]),
+            _line(server["user"]),
+            "-" if uptime is None else format_duration(uptime),
+            _line(server["file"] or "-"),
+        )
+    return _printed([table], width, color)
 
 
 def stacks_text(workers: Iterable[dict[str, Any]]) -> str:
     """Return the stacks of all threads of some workers, each under its worker's identity."""
     parts = [
-        f"{worker['worker']} gen={worker['generation']} pid={worker['pid']}\n{worker['stack'].rstrip()}\n"
+        visible(
+            f"{worker['worker']} gen={worker['generation']} pid={worker['pid']}\n{worker['stack'].rstrip()}\n"
+        )
         for worker in workers
     ]
     return "\n".join(parts)

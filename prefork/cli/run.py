@@ -12,6 +12,7 @@ import msgspec
 from prefork.config.load import load
 from prefork.config.schema import Config, json_schema
 from prefork.config.starter import starter
+from prefork.control.registry import absolute
 from prefork.errors import CommandError, ConfigError, PreforkError, Problem
 from prefork.master.release import start_folder
 
@@ -28,6 +29,7 @@ class Source(msgspec.Struct, frozen=True):
 
     conf: str
     directory: str
+    file: str
     environment: Mapping[str, str]
     settings: Sequence[str]
 
@@ -68,6 +70,7 @@ class Source(msgspec.Struct, frozen=True):
             cpus=usable_cpus(),
             environment=environment,
             settings=settings,
+            file=self.file,
         )
 
     def _read_bytes(self) -> bytes:
@@ -83,14 +86,16 @@ class Source(msgspec.Struct, frozen=True):
 
 def source(conf: str, settings: Sequence[str]) -> Source:
     """Return a file as it is to be read by this command."""
-    return Source(conf, start_folder(), dict(os.environ), settings)
+    folder = start_folder()
+    return Source(conf, folder, absolute(folder, conf), dict(os.environ), settings)
 
 
 def run(conf: str, settings: Sequence[str]) -> int:
     """Run the server to its end and return the exit code; raises PreforkError."""
     from prefork.master import start
 
-    return start.run(source(conf, settings).read, conf)
+    found = source(conf, settings)
+    return start.run(found.read, conf, found.file)
 
 
 def check(conf: str, settings: Sequence[str]) -> tuple[str, list[PreforkError], tuple[str, ...]]:

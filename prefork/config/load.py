@@ -38,7 +38,7 @@ from prefork.config.schema import (
     options,
 )
 from prefork.config.settings import apply_environment, apply_settings
-from prefork.units import Address, UnitError, UnixAddress, check_unix_path, printable, shown
+from prefork.units import Address, UnitError, UnixAddress, check_unix_path, printable, short_hash, shown
 
 TABLES = ("master", "log", "hooks", "pool")
 HOMES = {
@@ -67,6 +67,7 @@ def load(
     cpus: int,
     environment: Mapping[str, str],
     settings: Sequence[str],
+    file: str | None = None,
 ) -> Config:
     """Return the configuration in a TOML file, with absolute paths.
 
@@ -78,6 +79,7 @@ def load(
         cpus: what ``workers = "auto"`` stands for.
         environment: the process's; ``PREFORK_POOL__WEB__WORKERS`` and the like override the file.
         settings: ``pool.web.workers=8`` and the like; they override both.
+        file: the absolute path of what holds the configuration, which may be a program; None for ``source``.
 
     Raises ConfigError with all problems.
 
@@ -87,7 +89,10 @@ def load(
     )
     apply_environment(document, environment)
     apply_settings(document, settings)
-    reader = _Reader(document, source, directory, runtime_directory, cpus)
+    file = file or posixpath.normpath(posixpath.join(directory, source))
+    home = posixpath.dirname(file) if isinstance(data, bytes) else directory
+    control = posixpath.join(runtime_directory, f"{{}}-{short_hash(file)}.sock")
+    reader = _Reader(document, source, directory, home, control, cpus)
     config = reader.config()
     check_conflicts(document, config, reader.listeners)
     document.finish()
@@ -95,15 +100,25 @@ def load(
 
 
 class _Reader:
+    """Reads the tables.
+
+    Args:
+        started_in: the folder where the command was started.
+        home: where relative paths start, unless ``master.directory`` says otherwise.
+        control: the default control socket, with a place for the server's name.
+
+    """
+
     def __init__(
-        self, document: Document, source: str, directory: str, runtime_directory: str, cpus: int
+        self, document: Document, source: str, started_in: str, home: str, control: str, cpus: int
     ) -> None:
         self.listeners: list[tuple[Path, Listen]] = []
         self._document = document
         self._source = source
-        self._started_in = directory
-        self._directory = directory
-        self._runtime_directory = runtime_directory
+        self._started_in = started_in
+        self._home = home
+        self._directory = home
+        self._control = control
         self._cpus = cpus
         self._origins: dict[str, str] = {}
 
@@ -120,7 +135,7 @@ class _Reader:
         found = self._table(("master",), Master)
         self._directory = self._path(found.get("directory", "."))
         name = found.setdefault("name", name_for(posixpath.basename(self._source).removesuffix(".toml")))
-        found.setdefault("control", posixpath.join(self._runtime_directory, f"{name}.sock"))
+        found.setdefault("control", self._control.format(name))
         if "directory" in found:
             found["directory"] = self._directory
         master = Master(**self._resolved(found, "control", "pid_file"))
@@ -159,8 +174,7 @@ class _Reader:
 
         ``own`` is the pool's directory, ``further`` are the folders that it names beside that.
         """
-        home = posixpath.dirname(posixpath.join(self._started_in, self._source))
-        shared = [master.directory] if master.directory else [posixpath.normpath(home), self._started_in]
+        shared = [master.directory] if master.directory else [self._home, self._started_in]
         folders = [*([own] if own else []), *shared, *further]
         start = own or master.directory or self._started_in
         return Release(Folder(start), tuple(map(Folder, dict.fromkeys(folders))))

@@ -226,7 +226,7 @@ class Master(msgspec.Struct, frozen=True, kw_only=True):
         option(
             Unit.PATH,
             "the socket that prefork status, reload, stop … talk to",
-            otherwise="NAME.sock in a runtime folder of the user",
+            otherwise="NAME-HASH.sock in /run/prefork for root, in /tmp/prefork-UID for others",
             example='"run/shop.sock"',
         ),
     ]

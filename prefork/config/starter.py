@@ -60,7 +60,7 @@ FULL_HEAD = """\
 # Generated from prefork/config/schema.py: tests/unit/config/test_starter.py says how.
 #
 # Durations are seconds, or text like "1m30s" or "500ms". Sizes are bytes, or text like "64KiB" or "1GiB".
-# Relative paths start at master.directory. Every value can also be set by the environment, as in
+# Relative paths start at this file's folder, or at master.directory. Every value can also be set by the environment, as in
 # PREFORK_POOL__WEB__WORKERS=8, and, stronger, by the command line, as in --set pool.web.workers=8.
 """
 

@@ -85,6 +85,7 @@ COMMANDS: dict[str, type[msgspec.Struct]] = {
     "reopen": Nothing,
     "stacks": Stacks,
     "upgrade": Nothing,
+    "identity": Nothing,
 }
 
 
@@ -172,6 +173,22 @@ class ServerStatus(msgspec.Struct):
     generation: int
     uptime: float
     pools: list[PoolStatus]
+
+
+class Identity(msgspec.Struct):
+    """The result of ``identity``: which server this is, by its file as it was given and by the real path of that.
+
+    It is answered at once, so it also tells a server that works on a request from one that is stopped.
+    """
+
+    name: str
+    pid: int
+    version: str
+    file: str
+    real: str
+    state: str
+    generation: int
+    uptime: float
 
 
 class _Identified(msgspec.Struct):

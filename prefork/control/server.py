@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from prefork.control.messages import MAX_REQUEST, Answer, Fault, Request, RequestError, decode_request, encode
+from prefork.control.registry import claim, home
 from prefork.errors import ConfigError, ListenError, PreforkError
 
 # A client that leaves this much unread, and yet more is to be said to it, is cut off.
@@ -466,8 +467,11 @@ def _hint(hint: str | None) -> str:
 def _listen(path: str, patience: float = LOCK_PATIENCE) -> socket.socket:
     folder = os.path.dirname(path) or "."
     try:
-        with _umask(0o077):
-            os.makedirs(folder, exist_ok=True)
+        if folder == home(os.geteuid()):
+            claim(folder)
+        else:
+            with _umask(0o077):
+                os.makedirs(folder, exist_ok=True)
         with _locked(folder, patience):
             _make_way(path)
             return _bind(path)

@@ -26,7 +26,7 @@ from prefork.master.holders import holder_of, is_being_left
 from prefork.system import tcp
 from prefork.system.activation import inherited_sockets, is_listening
 from prefork.system.privileges import find_group, find_user
-from prefork.units import Address, InheritedAddress, TcpAddress, UnixAddress
+from prefork.units import UNIX_PATH_LIMIT, Address, InheritedAddress, TcpAddress, UnixAddress, short_hash
 
 # How often an address is tried again that orphans are about to leave. Nothing else waits meanwhile: it is a start.
 ORPHANS_PAUSE = 0.02
@@ -283,14 +283,14 @@ def _bind_tcp(listen: Listen, address: TcpAddress, shares_port: bool) -> Listene
 def _bind_unix(listen: Listen, path: str) -> Listener:
     """Bind beside the path and rename into place: clients find the old socket or the new one, ready, with its mode."""
     _check_free(path)
-    beside = os.path.join(os.path.dirname(path), f".{os.getpid()}.{os.path.basename(path)}"[:100])
+    beside = os.path.join(os.path.dirname(path), f".{os.getpid()}.{short_hash(path)}")
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with _reported(listen):
             os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
             with suppress(FileNotFoundError):
                 os.unlink(beside)
-            made.bind(beside)
+            _bind_at(made, beside)
             bound = os.lstat(beside)
             file = (bound.st_dev, bound.st_ino)
             if (listen.mode, listen.owner, listen.group) != NO_ACCESS:
@@ -304,6 +304,18 @@ def _bind_unix(listen: Listen, path: str) -> Listener:
             os.unlink(beside)
         raise
     return Listener(listen, made, file, os.path.realpath(path))
+
+
+def _bind_at(made: socket.socket, path: str) -> None:
+    """Bind to a path that may be longer than an address may be: a temporary name can be longer than the one in the end."""
+    if len(os.fsencode(path)) <= UNIX_PATH_LIMIT:
+        made.bind(path)
+        return
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        made.bind(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+    finally:
+        os.close(folder)
 
 
 def _check_free(path: str) -> None:

@@ -16,6 +16,7 @@ from setproctitle import setproctitle
 
 from prefork.config.diff import compare
 from prefork.config.schema import TEMPLATE, Config
+from prefork.control.registry import Registration
 from prefork.control.server import ControlServer
 from prefork.errors import CommandError, ConfigError, ListenError, PreforkError
 from prefork.log import logger
@@ -59,12 +60,14 @@ class Loop:
     Args:
         server: what the master holds.
         read: reads the configuration anew; raises ConfigError.
+        file: the path by which commands find the server.
 
     """
 
-    def __init__(self, server: Server, read: Callable[[], Config]) -> None:
+    def __init__(self, server: Server, read: Callable[[], Config], file: str) -> None:
         self._server = server
         self._read = read
+        self._file = file
         self._clock = server.clock
         self._supervisor = Supervisor(random.random)
         self._selector = selectors.DefaultSelector()
@@ -102,6 +105,7 @@ class Loop:
         self._watcher = Watcher(setproctitle, self._selector, self._reload_by_change, self._later)
         self._farewells = Farewells(self._later)
         self._control: ControlServer | None = None
+        self._registration: Registration | None = None
 
     def run(self, config: Config) -> End:
         """Serve until the end and return how it came."""
@@ -134,7 +138,31 @@ class Loop:
         )
         server.register(self._selector)
         self._control = server
+        self._renew_record()
         return server
+
+    def close_control(self) -> None:
+        """Let nobody find the server, or ask it, any more."""
+        if self._registration is not None:
+            self._registration.close()
+        if self._control is not None:
+            self._control.close()
+
+    def _renew_record(self) -> None:
+        """Leave word where commands find this server; without it they find it by its control socket only."""
+        assert self._control is not None
+        control, bound = self._control.path, self._control.bound
+        try:
+            if self._registration is None:
+                name = self._server.config.master.name
+                self._registration = Registration(name, self._file, control, bound)
+            else:
+                self._registration.renew(bound)
+        except (OSError, ListenError) as error:
+            reason = error.message if isinstance(error, ListenError) else error.strerror or error
+            logger.warning("prefork list does not show this server: %s", reason)
+        if self._registration is not None:
+            self._requests.record = self._registration.record
 
     def _estate(self, waiters: list[Waiter]) -> dict[str, Any]:
         assert self._control is not None
@@ -281,6 +309,7 @@ class Loop:
             self._requests.tell(actions.Tell("warning", text))
         config = self._server.prepare(config)
         self._lifeline.follow()
+        self._renew_record()
         for line in change.lines():
             logger.info("%s", line)
         self._feed(events.Reload(config))

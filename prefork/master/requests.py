@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from prefork.config.schema import Pool
 from prefork.control.messages import (
     Current,
     Death,
+    Identity,
     ListenerStatus,
     PoolStatus,
     Request,
@@ -21,6 +23,7 @@ from prefork.control.messages import (
     TemplateStatus,
     WorkerStatus,
 )
+from prefork.control.registry import Record
 from prefork.control.server import Reply
 from prefork.errors import PreforkError
 from prefork.master.charge import Charge
@@ -54,6 +57,9 @@ STATES = {
 class Requests:
     """Answers requests.
 
+    Attributes:
+        record: what commands find the server by.
+
     Args:
         server, supervisor: what is asked about.
         feed: takes an event to the supervisor and has done what it decides.
@@ -80,6 +86,7 @@ class Requests:
         self._rollout_waiters: list[tuple[Reply, float]] = []
         self._stop_waiters: list[Reply] = []
         self._gathering = 0
+        self.record: Record | None = None
         self._commands: dict[str, Callable[[dict[str, Any], Reply], None]] = {
             "status": self._status,
             "reload": self._reload,
@@ -88,6 +95,7 @@ class Requests:
             "reopen": self._reopen,
             "stacks": self._stacks,
             "upgrade": lambda _arguments, reply: upgrade(reply),
+            "identity": self._identity,
         }
 
     def handle(self, request: Request, reply: Reply) -> None:
@@ -128,6 +136,19 @@ class Requests:
         waiters, self._rollout_waiters = self._rollout_waiters, []
         for reply, _ in waiters:
             reply.fail(error)
+
+    def _identity(self, _arguments: dict[str, Any], reply: Reply) -> None:
+        answer = Identity(
+            name=self._server.config.master.name,
+            pid=os.getpid(),
+            version=__version__,
+            file=self.record.file if self.record else "",
+            real=self.record.real if self.record else "",
+            state=self._supervisor.state,
+            generation=self._server.generation,
+            uptime=round(time.monotonic() - self._server.began, 3),
+        )
+        reply.result(msgspec.to_builtins(answer))
 
     def _reload(self, _arguments: dict[str, Any], reply: Reply) -> None:
         waiter = (reply, time.monotonic())

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 from prefork import __version__
 from prefork.config.schema import Config
+from prefork.control import registry
 from prefork.errors import BootError
 from prefork.log import logger
 from prefork.master import upgrade
@@ -26,12 +27,13 @@ ORPHANS_TIME = 3.0
 __all__ = ["run", "runtime_directory", "usable_cpus"]
 
 
-def run(read: Callable[[], Config], source: str) -> int:
+def run(read: Callable[[], Config], source: str, file: str) -> int:
     """Run a server to its end and return its exit code.
 
     Args:
         read: reads the configuration, now and at each reload; raises ConfigError.
         source: the configuration's file, for the log.
+        file: its absolute path as it was given, by which commands find the server.
 
     Raises ConfigError, ListenError, and BootError if an application does not load at this first start.
 
@@ -45,9 +47,9 @@ def run(read: Callable[[], Config], source: str) -> int:
     origin = Origin()
     with ExitStack() as stack:
         if part is None:
-            end = _serve(read, stack, source, origin)
+            end = _serve(read, stack, source, file, origin)
         else:
-            end = _go_on(part, read, stack, source, origin)
+            end = _go_on(part, read, stack, source, file, origin)
     if end.reason is not None:
         raise BootError(
             end.reason,
@@ -59,22 +61,20 @@ def run(read: Callable[[], Config], source: str) -> int:
 
 def runtime_directory() -> str:
     """Return the folder for sockets of servers that do not say where theirs is to be."""
-    own = os.environ.get("XDG_RUNTIME_DIR")
-    if own and os.path.isdir(own):
-        return os.path.join(own, "prefork")
-    return "/run/prefork" if os.geteuid() == 0 else f"/tmp/prefork-{os.geteuid()}"  # noqa: S108 - made with mode 0700, its owner is checked
+    return registry.home(os.geteuid())
 
 
-def _serve(read: Callable[[], Config], stack: ExitStack, source: str, origin: Origin) -> End:
+def _serve(read: Callable[[], Config], stack: ExitStack, source: str, file: str, origin: Origin) -> End:
     server = Server(draw_up(read(), origin), origin)
     config = server.config
     stack.callback(server.close)
     if config.master.pid_file is not None:
         server.pid_file = PidFile(config.master.pid_file)
         stack.callback(server.remove_pid_file)
-    loop = Loop(server, read)
+    loop = Loop(server, read, file)
     stack.callback(loop.close)
-    stack.callback(loop.control(config.master.control).close)
+    loop.control(config.master.control)
+    stack.callback(loop.close_control)
     logger.info("prefork serves %s, control socket %s", source, config.master.control)
     if server.cgroup is not None:
         logger.debug("each program gets a cgroup below %s", server.cgroup)
@@ -87,7 +87,9 @@ def _serve(read: Callable[[], Config], stack: ExitStack, source: str, origin: Or
     return end
 
 
-def _go_on(part: Role, read: Callable[[], Config], stack: ExitStack, source: str, origin: Origin) -> End:
+def _go_on(
+    part: Role, read: Callable[[], Config], stack: ExitStack, source: str, file: str, origin: Origin
+) -> End:
     """Serve on with what the program before has left."""
     past = upgrade.inherit(part)
     server = Server.resumed(past["server"], origin)
@@ -95,10 +97,10 @@ def _go_on(part: Role, read: Callable[[], Config], stack: ExitStack, source: str
     if past["pid_file"] is not None:
         server.pid_file = PidFile(*past["pid_file"])
         stack.callback(server.remove_pid_file)
-    loop = Loop(server, read)
+    loop = Loop(server, read, file)
     stack.callback(loop.close)
     control = loop.control(past["control"]["path"], past["control"])
-    stack.callback(control.close)
+    stack.callback(loop.close_control)
     logger.info("prefork %s goes on with %s, control socket %s", __version__, source, control.path)
     stack.callback(_clear_away, server)
     replies = control.resume(past["control"])

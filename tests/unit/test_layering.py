@@ -29,7 +29,7 @@ MAY_IMPORT = {
     | {"supervisor", "worker", "system", "scoreboard", "control", "metrics", "config", "log", "prefork"},
     "cli": BASE | {"master", "control", "metrics", "config", "log", "prefork"},
     "examples": {"prefork"},
-    "program": BASE | {"cli", "master", "handlers", "config", "log"},
+    "program": BASE | {"cli", "master", "control", "handlers", "config", "log"},
     "executed": BASE | {"worker", "master", "system", "scoreboard", "config"},
     "__init__": {"handlers", "program"},
     "__main__": {"cli"},

@@ -12,7 +12,7 @@ import pytest
 
 from prefork import __version__
 from prefork.cli.app import run_command
-from prefork.control.messages import Request
+from prefork.control.messages import Identity, Request
 from prefork.control.server import Reply
 from tests.unit.cli.test_render import BUSY
 from tests.unit.room import Room
@@ -27,6 +27,11 @@ def serve(room: Room, answer: Callable[[Request, Reply], Any]) -> str:
     room.answer = answer
     room.start()
     return room.path
+
+
+def identify(file: str) -> dict[str, Any]:
+    """What a server of that file says to the question which one it is; it does for any other answer as well."""
+    return msgspec.to_builtins(Identity("server", 1, "1", file, file, "running", 1, 1.0))
 
 
 def write(folder: str, text: str) -> str:
@@ -72,7 +77,7 @@ def test_every_command_has_a_summary_that_is_not_cut_off(capsys: Captured) -> No
     assert run_command(["--help"]) == 0
     out = capsys.readouterr().out
     commands = [line.split()[0] for line in out.split("Commands:\n")[1].splitlines()]
-    assert " ".join(commands) == "run check init schema status reload upgrade scale stop reopen stacks"
+    assert " ".join(commands) == "run check init schema list status reload upgrade scale stop reopen stacks"
     assert "..." not in out.split("Commands:")[1]
 
 
@@ -206,7 +211,7 @@ def test_check_shows_the_traceback_of_an_application_that_does_not_load(
 def test_the_toml_file_leads_to_its_server(folder: str, capsys: Captured) -> None:
     room = Room(f"{folder}/server.sock")
     path = write(folder, f'{GOOD}[master]\ncontrol = "{room.path}"\n')
-    serve(room, lambda _request, reply: reply.result({}))
+    serve(room, lambda _request, reply: reply.result(identify(path)))
     assert run_command(["reopen", path]) == 0
     room.close()
     assert capsys.readouterr().err == "log reopened\n"
@@ -218,7 +223,7 @@ def test_a_mistake_elsewhere_in_the_file_does_not_hide_its_server(
 ) -> None:
     room = Room(f"{folder}/server.sock")
     path = write(folder, f'[master]\ncontrol = "{room.path}"\n{GOOD}{mistake}')
-    serve(room, lambda _request, reply: reply.result({}))
+    serve(room, lambda _request, reply: reply.result(identify(path)))
     assert run_command(["reopen", path]) == 0
     room.close()
 
@@ -229,6 +234,49 @@ def test_a_mistake_in_the_master_table_is_reported(folder: str, capsys: Captured
     err = capsys.readouterr().err
     assert "[master] control" in err
     assert "wokers" in err, "all problems, not only those of the table that was needed"
+
+
+ESCAPES = "\x1b]0;owned\x07\x9b31m\u202e"
+SHOWN = "\\x1b]0;owned\\x07\\x9b31m\\u202e"
+
+
+def test_what_a_worker_says_does_not_reach_the_terminal_as_it_is(room: Room, capsys: Captured) -> None:
+    def answer(request: Request, reply: Reply) -> None:
+        if request.command == "stacks":
+            reply.result(
+                {"workers": [{"worker": "web/0", "generation": 1, "pid": 1, "stack": f"a\n\tb{ESCAPES}"}]}
+            )
+        else:
+            reply.progress(ESCAPES)
+            reply.error(f"web: {ESCAPES}", None, f"Traceback\n  {ESCAPES}")
+
+    path = serve(room, answer)
+    assert run_command(["stacks", path]) == 0
+    assert capsys.readouterr().out == f"web/0 gen=1 pid=1\na\n        b{SHOWN}\n"
+    assert run_command(["reload", path]) == 1
+    assert capsys.readouterr().err == f"{SHOWN}\nTraceback\n  {SHOWN}\nerror: web: {SHOWN}\n"
+
+
+def test_json_is_no_way_around_that(room: Room, capsys: Captured) -> None:
+    path = serve(room, lambda _request, reply: reply.result({"name": f"é{ESCAPES}\U000e0001"}))
+    assert run_command(["status", path, "--json"]) == 0
+    out = capsys.readouterr().out
+    assert "é" in out
+    assert all(sign.isprintable() or sign == "\n" for sign in out)
+    assert json.loads(out) == {"name": f"é{ESCAPES}\U000e0001"}
+
+
+def test_a_question_that_meets_an_upgrade_is_asked_again(room: Room, capsys: Captured) -> None:
+    answers = iter([None, None, {"workers": []}])
+
+    def answer(_request: Request, reply: Reply) -> None:
+        result = next(answers)
+        if result is None:
+            reply.error("the server was upgraded in the meantime", "ask again", again=True)
+        else:
+            reply.result(result)
+
+    assert run_command(["stacks", serve(room, answer)]) == 0
 
 
 def test_init_writes_a_server_that_passes_check(folder: str, capsys: Captured) -> None:

@@ -10,7 +10,7 @@ from prefork.errors import ConfigError
 WEB = '[pool.web]\nlisten = ["127.0.0.1:8000"]\nwsgi = "shop.web:app"\n'
 
 
-def read(text, *, settings=(), environment=None, source="conf/server.toml", cpus=3):
+def read(text, *, settings=(), environment=None, source="conf/server.toml", cpus=3, file="/srv/server.toml"):
     return load(
         text if isinstance(text, bytes) else text.encode(),
         source=source,
@@ -19,6 +19,7 @@ def read(text, *, settings=(), environment=None, source="conf/server.toml", cpus
         cpus=cpus,
         environment=environment or {},
         settings=settings,
+        file=file,
     )
 
 

@@ -17,7 +17,7 @@ from prefork.config.schema import (
     Tls,
     options,
 )
-from prefork.units import Share, TcpAddress, UnixAddress
+from prefork.units import Share, TcpAddress, UnixAddress, short_hash
 from tests.unit.config.reading import WEB, problems, read
 
 
@@ -28,12 +28,12 @@ def web(line, **more):
 
 
 def test_a_small_file_gets_its_defaults():
-    config = read(WEB)
+    config = read(WEB, file=None)
     pool = config.pools["web"]
     assert config.master.name == "server"
     assert config.master.directory is None
     assert pool.release == Release(Folder("/srv"), (Folder("/srv/conf"), Folder("/srv")))
-    assert config.master.control == "/run/user/1/server.sock"
+    assert config.master.control == f"/run/user/1/server-{short_hash('/srv/conf/server.toml')}.sock"
     assert config.master.pid_file is config.master.user is config.master.umask is None
     assert (config.log.level, config.log.format, config.log.file) == ("info", "text", "-")
     assert (pool.name, pool.kind, pool.application) == ("web", "wsgi", "shop.web:app")

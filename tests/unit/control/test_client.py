@@ -69,6 +69,42 @@ def test_a_stopped_server_is_not_waited_for_longer_than_wanted(room: Room) -> No
     assert caught.value.message == f"the server on {room.path} did not answer within 0.01 s"
 
 
+def test_a_lasting_command_waits_and_says_when_the_server_is_silent(room: Room) -> None:
+    said: list[str] = []
+
+    def hear(text: str) -> None:
+        said.append(text)
+        room.start()
+
+    room.answer = lambda request, reply: reply.result({"command": request.command})
+    with Client(room.path, 0.05) as client:
+        assert client.call("reload", {}, hear, lasting=True) == {"command": "reload"}
+    (text,) = said
+    assert text.startswith(
+        f"the server on {room.path} did not answer within 0.05 s: its process may be stopped"
+    )
+
+
+def test_a_server_that_works_for_long_is_not_called_silent(room: Room) -> None:
+    said: list[str] = []
+    asked: list[Reply] = []
+
+    def answer(request: Request, reply: Reply) -> None:
+        if request.command == "identity":
+            reply.result({})
+            if len(asked) < 3:
+                asked.append(reply)
+            else:
+                asked[0].result({"generation": 2})
+        else:
+            asked.append(reply)
+
+    room.answer = answer
+    room.start()
+    with Client(room.path, 0.2) as client:
+        assert client.call("reload", {}, said.append, lasting=True) == {"generation": 2}
+
+
 def test_a_stranger_on_the_path_is_recognised(folder: str) -> None:
     path = f"{folder}/http.sock"
     with socket.socket(socket.AF_UNIX) as listener:
