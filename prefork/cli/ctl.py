@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -18,8 +19,9 @@ from prefork.units import format_duration
 
 # Stacks are written by the workers.
 PATIENCE_WITH_WORKERS = 30.0
-# For each server that prefork list asks.
-SHORT_PATIENCE = 2.0
+# For each server that prefork list asks; so many are asked at once, or a few that are stopped would hold up the others.
+SHORT_PATIENCE = 5.0
+ASKED_AT_ONCE = 16
 
 Say = Callable[[str], None]
 
@@ -84,13 +86,14 @@ def stacks(target: str, settings: Sequence[str], worker: str | None) -> str:
 
 def servers() -> list[dict[str, Any]]:
     """Return all servers that this user may see, and forget those that have ended without a word."""
-    found = []
+    alive = []
     for entry in registry.entries():
         if entry.has_process or entry.listens:
-            found.append(_server(entry))
+            alive.append(entry)
         else:
             registry.forget(entry)
-    return found
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as askers:
+        return list(askers.map(_server, alive))
 
 
 def _server(entry: Entry) -> dict[str, Any]:
