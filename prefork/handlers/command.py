@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Mapping
 
-from prefork.config.schema import Pool
+from prefork.config.schema import Pool, Release
 from prefork.errors import BootError
 
 # What other managers say to their own programs: it would be believed by one that is not theirs (sd_notify(3),
@@ -34,6 +34,14 @@ FIRST_LISTENER = 3
 SHELL_SIGNS = "|&;<>()$`*?[]{}\"'\\~="
 # How much of a file is read to tell what it is: more than the longest first line that Linux looks at (BINPRM_BUF_SIZE).
 HEAD_SIZE = 512
+
+
+def in_release(program: str, release: Release) -> str:
+    """Return the path of a program that is named by a release's link, as the generation has it: its own program."""
+    for folder in (release.start, *release.imports):
+        if folder.real and program.startswith(folder.name + os.sep):
+            return folder.real + program[len(folder.name) :]
+    return program
 
 
 def find(program: str) -> str:

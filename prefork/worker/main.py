@@ -162,7 +162,7 @@ def prepare(pool: Pool) -> Any:
     Raises BootError.
     """
     if pool.command is not None:
-        return command.find(pool.command[0])
+        return command.find(command.in_release(pool.command[0], pool.release))
     application = load(pool.application)
     check_unpatched()
     if pool.kind == "handler":

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from prefork.config.schema import Listen, Pool
+from prefork.config.schema import Folder, Listen, Pool, Release
 from prefork.errors import BootError
-from prefork.handlers.command import environment, find
+from prefork.handlers.command import environment, find, in_release
 from prefork.units import TcpAddress
 
 
@@ -133,3 +133,18 @@ def test_what_the_kernel_may_execute_is_left_to_it(tmp_path, content):
     (tmp_path / "it").write_bytes(content)
     (tmp_path / "it").chmod(0o755)
     assert find(str(tmp_path / "it")) == str(tmp_path / "it")
+
+
+@pytest.mark.parametrize(
+    ("program", "found"),
+    [
+        ("/srv/current/bin/work", "/srv/releases/1/bin/work"),
+        ("/srv/currently/work", "/srv/currently/work"),
+        ("/usr/bin/work", "/usr/bin/work"),
+        ("./work", "./work"),
+        ("work", "work"),
+    ],
+)
+def test_a_program_that_is_named_by_the_link_is_that_of_the_release(program, found):
+    release = Release(Folder("/srv/current", "/srv/releases/1"), (Folder("/srv/current", "/srv/releases/1"),))
+    assert in_release(program, release) == found
