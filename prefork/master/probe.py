@@ -24,6 +24,8 @@ from prefork.worker.settle import settle_in
 READ_SIZE = 65536
 # Before the verdict, its size: the end of file does not come while a process that the application has started lives.
 SIZE = struct.Struct("!I")
+# Far more than any traceback takes; what is longer is cut, and so no verdict.
+MAX_VERDICT = 1 << 24
 
 
 class Verdict(msgspec.Struct):
@@ -84,7 +86,14 @@ def _load_in_child(config: Config, pool: Pool, account: Account | None, path: tu
         return Verdict(f"not loaded after {pool.boot_timeout:g} s (boot_timeout)")
     if not data:
         return Verdict(f"its process ended while it was loaded: {code}")
-    return msgspec.msgpack.decode(data, type=Verdict)
+    try:
+        return msgspec.msgpack.decode(data, type=Verdict)
+    except (
+        msgspec.DecodeError,
+        UnicodeDecodeError,
+        RecursionError,
+    ):  # the application has written there, too
+        return Verdict("its process sent no verdict but something else while it was loaded")
 
 
 def _load(
@@ -107,7 +116,7 @@ def _read_verdict(descriptor: int, timeout: float) -> bytes | None:
     """Return the verdict, nothing if the end of file comes before it, or None if it has not come in time."""
     until = time.monotonic() + timeout
     head = _read(descriptor, SIZE.size, until)
-    return _read(descriptor, SIZE.unpack(head)[0], until) if head else head
+    return _read(descriptor, min(SIZE.unpack(head)[0], MAX_VERDICT), until) if head else head
 
 
 def _read(descriptor: int, size: int, until: float) -> bytes | None:

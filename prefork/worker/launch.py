@@ -56,7 +56,9 @@ def launch(post: Post, output: int, notify: str | None, identity: Identity) -> C
     finally:
         os.close(reported)
     with open(report, "rb") as pipe:
-        failure = pipe.read(READ_SIZE).decode()  # ends with the exec: the pipe is closed on it
+        failure = pipe.read(READ_SIZE).decode(
+            "utf-8", "replace"
+        )  # ends with the exec: the pipe is closed on it
     if failure:
         process.wait_for(child.pid)
         raise BootError(failure)

@@ -123,3 +123,24 @@ def test_a_unix_socket_that_a_worker_shuts_is_bound_anew_by_a_reload(start, tmp_
     assert int(body_of(fetch(str(path)))) in server.pids("web")
     assert server.stop() == 0
     assert not path.exists()
+
+
+WRITES_EVERYWHERE = """
+import os
+for descriptor in map(int, os.listdir("/proc/self/fd")):
+    try:
+        os.write(descriptor, b"\\0\\0\\0\\x04\\xff\\xfe\\xff\\xfe" if descriptor > 2 else b"")
+    except OSError:
+        continue
+def app(environ, start_response): ...
+"""
+
+
+def test_an_application_that_writes_to_every_descriptor_is_no_traceback_of_check(start, tmp_path):
+    (tmp_path / "writes.py").write_text(WRITES_EVERYWHERE)
+    server = start(POOLS).wait_serving()
+    server.write('[pool.web]\nlisten = ["127.0.0.1:0"]\nwsgi = "writes:app"\n')
+    found = server.run("check")
+    assert found.returncode != 0
+    assert "its process sent no verdict but something else while it was loaded" in found.stderr
+    assert "Traceback" not in found.stderr
