@@ -6,9 +6,6 @@ X-Forwarded-Proto, -Host and -Prefix do not tell which hop wrote what: there the
 
 A proxy that sets one of them lets a client's others through, unless it is told not to. So a field is read only if it is
 named as one that the proxies here set or remove; the others set nothing, and are compared with nothing.
-
-All expressions are possessive where a repetition could give back what it has taken (``*+``): each byte of a client is
-looked at a bounded number of times.
 """
 
 from __future__ import annotations
@@ -47,11 +44,11 @@ MAX_PORT: Final = 65535
 PAIR: Final = re.compile(
     r"[ \t]*+(?:([!#$%&'*+.^_`|~0-9A-Za-z-]++)="
     r"(?:([!#$%&'*+.^_`|~0-9A-Za-z:\[\]-]++)"
-    r'|"((?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*+)"))?+'
+    r'|"((?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]++|\\[\t \x21-\x7e\x80-\xff])*)"))?'
     r"[ \t]*+([;,]|$)"
 )
 ESCAPED: Final = re.compile(r"\\(.)")
-PATH: Final = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+;=:@-]|%[0-9A-Fa-f]{2})++)*+/?")
+PATH: Final = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+;=:@-]++|%[0-9A-Fa-f]{2})+)*/?")
 
 Element = dict[str, str]
 Key = tuple[str | None, ...]

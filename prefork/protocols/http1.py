@@ -35,9 +35,13 @@ LARGE_FIELDS: Final = 8
 # Chunk extensions mean nothing to anybody; Go's net/http bounds them in all at 16 KiB too (CVE-2023-39326).
 MAX_EXTENSIONS: Final = 16384
 
+# Expressions here and in forwarded.py take each byte of a client a bounded number of times. Repetitions of one character
+# are possessive (``*+``): they give nothing back. Repetitions of groups are not, as CPython before 3.11.5 gets those
+# wrong (gh-106052; Debian 12 has 3.11.2): each round of them begins with a character that cannot belong to the one before.
+
 # All of a block's bytes but the control characters; a tab is white space (RFC 9110 5.5).
 TEXT: Final = bytes(set(range(256)) - set(range(32)) - {127} | {9})
-BLANK_LINES: Final = re.compile(rb"(?:\r\n)*+")
+BLANK_LINES: Final = re.compile(rb"(?:\r\n)*")
 TCHARS: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 NAME: Final = re.compile(TCHARS)
 # What a partial head may begin with: a method; CR begins a blank line; nothing came yet.
@@ -49,15 +53,15 @@ REQUEST_LINE: Final = re.compile(rf"({TCHARS}) ({TARGET}) HTTP/([0-9])\.([0-9])"
 ABSOLUTE: Final = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://([^/?]++)(.*)")
 # RFC 3986 3.2.2; a future version's literal ([v1.x]) names nothing that exists.
 HOST: Final = re.compile(
-    r"(?:((?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*+)|\[([0-9A-Fa-f:.]++)\])(?::([0-9]{0,5}))?"
+    r"(?:((?:[A-Za-z0-9._~!$&'()*+,;=-]++|%[0-9A-Fa-f]{2})*)|\[([0-9A-Fa-f:.]++)\])(?::([0-9]{0,5}))?"
 )
 MAX_PORT: Final = 65535
 LENGTH: Final = re.compile(r"[0-9]{1,19}")
 MAX_LENGTH: Final = 2**63 - 1
-# RFC 9110 5.6.4, and RFC 9112 7.1.1: an extension has a name. Possessive all through: nothing is tried twice.
-QUOTED: Final = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*+"'
-EXTENSION: Final = rf"[ \t]*+;[ \t]*+{TCHARS}(?:[ \t]*+=[ \t]*+(?:{TCHARS}|{QUOTED}))?+"
-CHUNK: Final = re.compile(rf"([0-9A-Fa-f]{{1,15}})((?:{EXTENSION})*+)".encode("ascii"))
+# RFC 9110 5.6.4, and RFC 9112 7.1.1: an extension has a name.
+QUOTED: Final = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]++|\\[\t \x21-\x7e\x80-\xff])*"'
+EXTENSION: Final = rf"[ \t]*+;[ \t]*+{TCHARS}(?:[ \t]*+=[ \t]*+(?:{TCHARS}|{QUOTED}))?"
+CHUNK: Final = re.compile(rf"([0-9A-Fa-f]{{1,15}})((?:{EXTENSION})*)".encode("ascii"))
 
 # What proxies say about the client; read only if they are trusted (forwarded.py).
 FORWARDING: Final = frozenset(

@@ -7,16 +7,20 @@ of several tries is taken, of the thread's own time: a busy machine does not mat
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefork.config.schema import CLIENT_FIELDS
+from prefork.handlers import access
 from prefork.handlers.access import Clock, Entry, Ids, RawHead, Server, compile_format
+from prefork.protocols import forwarded, http1, proxy
 from prefork.protocols.forwarded import Trust
 from prefork.protocols.http1 import Chunked, Grammar, Refusal
 from prefork.protocols.proxy import ProxyError, read_header
@@ -163,6 +167,25 @@ def compare(name: str, start: bytes, piece: bytes, end: bytes) -> None:
     small = cost(READERS[name], start + piece * count + end)
     large = cost(READERS[name], start + piece * (count * TIMES) + end)
     assert large <= 2 * TIMES * small + MOMENT, f"{small:.6f} s, then {large:.6f} s"
+
+
+def possessive(parsed: object) -> Iterator[object]:
+    """Yield what an expression repeats without giving anything back."""
+    if isinstance(parsed, tuple) and parsed[:1] == (re._constants.POSSESSIVE_REPEAT,):  # type: ignore[attr-defined]
+        yield parsed[1][2]
+    if isinstance(parsed, tuple | list | re._parser.SubPattern):  # type: ignore[attr-defined]
+        for part in parsed:
+            yield from possessive(part)
+
+
+@pytest.mark.parametrize("module", [http1, forwarded, proxy, access])
+def test_only_single_characters_are_repeated_possessively(module: ModuleType) -> None:
+    """CPython before 3.11.5 matches too much with a group that is (gh-106052, gh-101955)."""
+    for found in vars(module).values():
+        if isinstance(found, re.Pattern):
+            repeated = [str(item) for item in possessive(re._parser.parse(found.pattern))]  # type: ignore[attr-defined]
+            assert not [item for item in repeated if "SUBPATTERN" in item or "BRANCH" in item]
+            assert all(item.startswith(("[(IN, ", "[(LITERAL")) for item in repeated)
 
 
 @pytest.mark.parametrize("name", READERS)
