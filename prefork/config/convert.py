@@ -18,9 +18,14 @@ from prefork.config.schema import (
     CPU_RANGES,
     MAX_CPU,
     MAX_LIMIT,
+    MAX_PORT,
+    NOTIFY,
+    STARTED,
     STOP_SIGNALS,
     UNLIMITED,
+    YEAR,
     Option,
+    Readiness,
     Unit,
 )
 from prefork.units import (
@@ -61,7 +66,7 @@ def convert(option: Option, value: Any, written: str, cpus: int) -> Any:
     if option.unit is Unit.MODE:
         return _in_range(option, value, _mode(option, value, written))
     parsed = _PARSERS[option.unit](option, value)
-    return parsed if isinstance(parsed, Share | Address) else _in_range(option, value, parsed)
+    return parsed if isinstance(parsed, Share | Address | Readiness) else _in_range(option, value, parsed)
 
 
 def nearest(found: str, known: Iterable[str]) -> str | None:
@@ -270,6 +275,29 @@ def _signal(option: Option, value: Any) -> str:
     )
 
 
+def _readiness(option: Option, value: Any) -> Readiness:
+    if value == STARTED:
+        return Readiness()
+    if value == NOTIFY:
+        return Readiness(notify=True)
+    match value:
+        case {"seconds": seconds, **others} if not others:
+            return Readiness(seconds=_seconds(seconds))
+        case {"port": int(port), **others} if not others and 1 <= port <= MAX_PORT and port is not True:
+            return Readiness(port=port)
+    number = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_PORT
+    hint = f"write {option.name} = {{ port = {value} }}" if number else None
+    expected = f'"{STARTED}", "{NOTIFY}", {{ seconds = 3 }} or {{ port = 9000 }} (1 to {MAX_PORT})'
+    raise UnitError(expected, value, hint)
+
+
+def _seconds(value: Any) -> float:
+    seconds = parse_duration(value)
+    if not 0 < seconds <= YEAR:
+        raise UnitError(f"a duration above 0 and up to {format_duration(YEAR)}", value)
+    return seconds
+
+
 def _pools(option: Option, value: Any) -> tuple[str, ...]:
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         return tuple(value)
@@ -341,5 +369,6 @@ _PARSERS: dict[Unit, Callable[[Option, Any], Any]] = {
     Unit.LIMIT: _limit,
     Unit.SIZE_LIMIT: _limit,
     Unit.POOLS: _pools,
+    Unit.READINESS: _readiness,
     Unit.FORMAT: lambda option, value: check_format(_text(option, value)),
 }

@@ -251,6 +251,8 @@ class _Reader:
         try:
             if isinstance(value, Setting):
                 return self._setting(option, value)
+            if isinstance(value, dict):  # keys of it may come from outside
+                value = {key: item.value if isinstance(item, Setting) else item for key, item in value.items()}
             return convert(option, value, self._document.written(path), self._cpus)
         except UnitError as error:
             self._wrong(path, error)

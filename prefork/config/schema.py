@@ -24,6 +24,7 @@ DAY = 86400.0
 YEAR = 366 * DAY
 MANY = 1_000_000
 MAX_WORKERS = 1000
+MAX_PORT = 65535
 GIB = 2**30
 # A resource limit that is none; as resource.RLIM_INFINITY.
 UNLIMITED = -1
@@ -31,6 +32,8 @@ MAX_LIMIT = 2**62
 # The highest number that a CPU may have: CPU_SETSIZE of sched_setaffinity(2).
 MAX_CPU = 1023
 CPU_RANGES = r"^\s*[0-9]{1,4}(-[0-9]{1,4})?(\s*,\s*[0-9]{1,4}(-[0-9]{1,4})?)*\s*$"
+# How a program is ready by default, and by its own word.
+STARTED, NOTIFY = "started", "notify"
 # The slot of a pool's template: it is no worker, and takes no worker's place.
 TEMPLATE = -1
 
@@ -82,6 +85,7 @@ class Unit(StrEnum):
     SIZE_LIMIT = "size limit"
     NETWORKS = "networks"
     FIELDS = "fields"
+    READINESS = "readiness"
     TABLE = "table"
     FORMAT = "format"
 
@@ -157,6 +161,8 @@ class Option(msgspec.Struct, frozen=True):
             return ""
         if isinstance(default, float) and default.is_integer():
             return str(int(default))
+        if self.unit is Unit.READINESS:
+            return json.dumps(STARTED)
         if self.unit is Unit.SIZE and default and default % 1024 == 0:
             return json.dumps(write_size(default))
         return json.dumps(str(default) if isinstance(default, Share) else default)
@@ -533,6 +539,14 @@ class Release(msgspec.Struct, frozen=True):
     imports: tuple[Folder, ...] = ()
 
 
+class Readiness(msgspec.Struct, frozen=True):
+    """When a program is ready: after ``seconds``, or, if one of the others is set, once it says so, or its port accepts."""
+
+    seconds: float = 1.0
+    notify: bool = False
+    port: int | None = None
+
+
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
     """A named group of equal workers with their listeners and one handler."""
 
@@ -607,6 +621,14 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
             foreign="command",
         ),
     ] = False
+    replace: Annotated[
+        Literal["start-first", "stop-first"],
+        option(
+            Unit.CHOICE,
+            'or "stop-first", for what may exist only once: each starts when the one before has ended',
+            foreign="handler wsgi",
+        ),
+    ] = "start-first"
     restart: Annotated[
         Literal["always", "on-failure", "never", "once"],
         option(Unit.CHOICE, '"on-failure", "never", or "once": must end with 0 before the other pools start'),
@@ -687,13 +709,21 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = Share(percent=Fraction(25))
     ready: Annotated[
-        Literal["started", "notify"],
+        Readiness,
         option(
-            Unit.CHOICE,
-            'when it has lived for a second, or once it says READY=1 on its NOTIFY_SOCKET: "notify"',
+            Unit.READINESS,
+            'alive for a second; { seconds = 3 }; { port = 9000 }: it accepts; "notify": by READY=1',
             kind="command",
         ),
-    ] = "started"
+    ] = Readiness()
+    reload: Annotated[
+        Literal["always", "if-changed"],
+        option(
+            Unit.CHOICE,
+            'or "if-changed": a reload keeps its workers while settings and release are the same',
+            kind="command",
+        ),
+    ] = "always"
     stop_signal: Annotated[
         str,
         option(Unit.SIGNAL, f"what tells it to finish and leave: {', '.join(STOP_SIGNALS)}", kind="command"),
@@ -810,6 +840,11 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         """Return the ``module:attribute`` to be loaded, or the program to be run, as a shell would take it."""
         return self.handler or self.wsgi or self.task or shlex.join(self.command or ())
 
+    @property
+    def stops_first(self) -> bool:
+        """Whether a worker starts only when the one before it has ended."""
+        return self.replace == "stop-first"
+
     def place(self, slot: int) -> str:
         """Return what people call the worker in a slot: ``web/2``; or the pool's template: ``web/template``."""
         return f"{self.name}/{'template' if slot == TEMPLATE else slot}"
@@ -831,7 +866,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size_range(self) -> tuple[int, int]:
-        """The fewest and the most workers that the pool may be set to have."""
+        """The fewest and the most workers that the pool may be set to have while it is not stopped."""
         return (1, MAX_WORKERS) if self.scale is None else (self.scale.min, self.scale.max)
 
     def tls_at(self, listen: Listen) -> Tls | None:
@@ -926,6 +961,11 @@ def _plain_schema(unit: Unit, ranged: dict[str, Any]) -> dict[str, Any]:
         Unit.MODE: [_text_schema(r"^(0o)?[0-7]{1,4}$"), whole],
         Unit.ACCOUNT: [{"type": "string"}, {"type": "integer", "minimum": 0}],
         Unit.COMMAND: [{"type": "array", "minItems": 1, "items": {"type": "string"}}],
+        Unit.READINESS: [
+            {"enum": [STARTED, NOTIFY]},
+            _single_schema("seconds", {"type": "number", "exclusiveMinimum": 0, "maximum": YEAR}),
+            _single_schema("port", {"type": "integer", "minimum": 1, "maximum": MAX_PORT}),
+        ],
         Unit.SIGNAL: [_text_schema(f"^(SIG)?({'|'.join(STOP_SIGNALS)})$")],
         Unit.FLAG: [{"type": "boolean"}],
         Unit.CPUS: [{"type": "array", "minItems": 1, "items": _CPU}, _text_schema(CPU_RANGES)],
@@ -935,6 +975,11 @@ def _plain_schema(unit: Unit, ranged: dict[str, Any]) -> dict[str, Any]:
     }
     found = ways.get(unit, [_LINE])
     return found[0] if len(found) == 1 else {"anyOf": found}
+
+
+def _single_schema(name: str, value: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a table with one key."""
+    return {"type": "object", "additionalProperties": False, "required": [name], "properties": {name: value}}
 
 
 def _text_schema(pattern: str) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def full_toml() -> str:
         'task = "prefork.examples.ticker:run"',
         "",
         "[pool.assets]",
-        *(_line(option, option.sample()) for option in (options(Pool)["command"], *_only_for("command"))),
+        *(_line(option, option.sample()) for option in (options(Pool)["command"], *_only_for("command", "wsgi"))),
     ]
     return "\n".join([FULL_HEAD, *lines]).rstrip() + "\n"
 
@@ -115,9 +115,9 @@ def _table(
     yield ""
 
 
-def _only_for(kind: str) -> Iterator[Option]:
-    """Yield the options of pools that only this kind has."""
-    return (option for option in options(Pool).values() if option.told("kind") == kind)
+def _only_for(kind: str, other: str) -> Iterator[Option]:
+    """Yield the options that pools of this kind have, and pools of another kind have not."""
+    return (option for option in options(Pool).values() if option.suits(kind) and not option.suits(other))
 
 
 def _fields() -> Iterator[str]:

@@ -380,9 +380,15 @@ def _dump(life: Life, strike: Strike, now: float) -> list[Action]:
 
 def _boot_clock(life: Life, _detail: None, now: float) -> list[Action]:
     limit = life.pool.boot_timeout
-    how = ": READY=1 has not come on its NOTIFY_SOCKET" if life.pool.ready == "notify" else ""
-    life.failure = f"not ready after {limit:g} s{how}"
+    life.failure = f"not ready after {limit:g} s{_missed(life.pool)}"
     return _dump(life, Strike(life.birth, Clock.BOOT, limit, limit), now)
+
+
+def _missed(pool: Pool) -> str:
+    """Return in words what a worker that is not ready in time was waited for."""
+    if pool.ready.notify:
+        return ": READY=1 has not come on its NOTIFY_SOCKET"
+    return f": nothing accepts connections on port {pool.ready.port}" if pool.ready.port else ""
 
 
 def _drain_clock(life: Life, _detail: None, now: float) -> list[Action]:

@@ -130,13 +130,19 @@ class ReopenLogs(Message, frozen=True):
     """Master: from now on write to the descriptors that come with this message: the log's, and the access log's."""
 
 
+class Signal(Message, frozen=True):
+    """Master, to the worker of a program: send it this signal (``USR1``)."""
+
+    name: str
+
+
 class WriteLogs(Message, frozen=True):
     """Master: write what has been collected for the access log; this process may be about to be killed."""
 
 
 FromWorker = Ready | BootFailed | Failed | Busy | Draining | Spent | Detached | HasEnded
 FromUnborn = Born | NotBorn
-FromMaster = Drain | Leave | ReopenLogs | WriteLogs | Fork
+FromMaster = Drain | Leave | ReopenLogs | Signal | WriteLogs | Fork
 
 _from_unborn = msgspec.msgpack.Decoder(FromUnborn)
 _from_worker = msgspec.msgpack.Decoder(FromWorker)

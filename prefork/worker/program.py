@@ -5,7 +5,7 @@ every worker does. It is a subreaper, so whatever the program starts stays below
 tree is missed, and no signal meets a stranger. A program that floods its output occupies this process and not the
 master. And to the supervisor it is a worker like any other: the program's end becomes its own, by code or by signal.
 
-    not ready --a second has passed, or READY=1--> ready --an order, TERM, STOPPING=1, or the program's end--> leaving
+    not ready --a time, its port accepts, or READY=1--> ready --an order, TERM, STOPPING=1, or the program's end--> leaving
 
 It ends when nobody is left below it. Who is still there at ``_kill_at`` is killed.
 """
@@ -26,19 +26,19 @@ from prefork.errors import BootError
 from prefork.handlers.command import MARK
 from prefork.log import Destination, Identity, logger
 from prefork.scoreboard import Row, State
-from prefork.system import cgroup, process, signals, tree
+from prefork.system import cgroup, ports, process, signals, tree
 from prefork.system.process import Child, Ended
 from prefork.system.tree import Process
 from prefork.worker import channel
-from prefork.worker.channel import Drain, Draining, Leave, Message, Ready, ReopenLogs, boot_failed, failed
+from prefork.worker.channel import Drain, Draining, Leave, Message, Ready, ReopenLogs, Signal, boot_failed, failed
 from prefork.worker.launch import cgroup_of, launch
 from prefork.worker.notices import Notices
 from prefork.worker.orders import TERMINATED
 from prefork.worker.output import Output
 from prefork.worker.post import Post
 
-# With ready = "started": so long a program has to live.
-STARTED = 1.0
+# How often a program's port is tried until it accepts.
+TRY_AGAIN = 0.1
 # A program that is to exit at once has this long after SIGTERM: half of what the master gives to its worker.
 AT_ONCE = 0.5
 # Who outlives the program is killed this much before graceful_timeout is over, so that the record tells of its end.
@@ -125,6 +125,7 @@ class Program:
         self._end()
 
     def _start(self) -> None:
+        self._check_port()
         notices = self._open_notices()
         address = notices.address if notices else None
         self._main = launch(self._post, self._output.writer, address, self._identity)
@@ -136,13 +137,21 @@ class Program:
         self._hear(self._signals, self._take_signals)
         self._hear(self._post.channel.fileno(), self._hear_master)
         self._hear(self._output.descriptor, self._take_output)
-        if notices is None:
-            self._ready_at = time.monotonic() + STARTED
-        else:
+        if notices is not None:
             self._hear(notices.fileno(), lambda: self._take_notices(notices))
+        elif self._pool.ready.port is not None:
+            self._ready_at = time.monotonic()
+        else:
+            self._ready_at = time.monotonic() + self._pool.ready.seconds
+
+    def _check_port(self) -> None:
+        """Refuse to start a program whose port is in use: it would seem to be ready while another one answers there."""
+        port = self._pool.ready.port
+        if port is not None and ports.accepts(port):
+            raise BootError(f"port {port} accepts connections before the program has started: another one is there")
 
     def _open_notices(self) -> Notices | None:
-        if self._pool.ready != "notify":
+        if not self._pool.ready.notify:
             return None
         account = self._post.account
         return Notices({0, os.getuid(), *([account.uid] if account else [])})
@@ -166,7 +175,7 @@ class Program:
         if self._output.due is not None and now >= self._output.due:
             self._output.show_unfinished()
         if self._ready_at is not None and now >= self._ready_at:
-            self._say_ready()
+            self._judge_readiness(now)
         if self._kill_at is not None and now >= self._kill_at:
             self._kill()
 
@@ -206,6 +215,8 @@ class Program:
             self._drain(message.grace)
         elif isinstance(message, Leave):
             self._leave_now()
+        elif isinstance(message, Signal):
+            self._pass_on(message.name)
         elif isinstance(message, ReopenLogs):
             for descriptor in descriptors[:1]:
                 self._destination.reopen(descriptor)
@@ -223,6 +234,14 @@ class Program:
     def _show(self, state: State) -> None:
         self._row.set_state(state)
         setproctitle(self._post.title(state.name.lower()))
+
+    def _judge_readiness(self, now: float) -> None:
+        """Say that the program is ready, unless it has a port that does not accept yet."""
+        port = self._pool.ready.port
+        if port is None or ports.accepts(port):
+            self._say_ready()
+        else:
+            self._ready_at = now + TRY_AGAIN
 
     def _say_ready(self) -> None:
         self._ready_at = None
@@ -286,6 +305,12 @@ class Program:
             self._main.send_signal(_number(name))
         else:
             tree.signal_below(os.getpid(), _number(name), os.getpid())
+
+    def _pass_on(self, name: str) -> None:
+        """Send a signal that somebody wants to send to the program itself, if it is still there."""
+        if self._main is not None:
+            logger.info("its program gets SIG%s, on request", name)
+            self._main.send_signal(_number(name))
 
     def _kill(self) -> None:
         self._has_killed = self._has_killed or self._main is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from prefork.config.schema import Readiness
 from tests.unit.config.reading import problems, read
 
 NODE = '[pool.assets]\ncommand = ["node", "my assets.js"]\n'
@@ -16,7 +17,53 @@ def test_a_program_with_its_arguments_is_a_kind_of_pool_that_needs_no_listener()
         ("node", "my assets.js"),
         "node 'my assets.js'",
     )
-    assert (pool.ready, pool.stop_signal, pool.listen) == ("started", "TERM", ())
+    assert (pool.ready, pool.stop_signal, pool.listen) == (Readiness(), "TERM", ())
+
+
+@pytest.mark.parametrize(
+    ("written", "ready"),
+    [
+        ('"started"', Readiness()),
+        ('"notify"', Readiness(notify=True)),
+        ("{ seconds = 3 }", Readiness(seconds=3.0)),
+        ('{ seconds = "1m" }', Readiness(seconds=60.0)),
+        ("{ port = 9000 }", Readiness(port=9000)),
+    ],
+)
+def test_a_program_is_ready_by_time_by_port_or_by_its_word(written, ready):
+    assert read(f"{NODE}ready = {written}").pools["assets"].ready == ready
+
+
+def test_a_part_of_readiness_may_come_from_the_command_line():
+    found = read(f"{NODE}ready = {{ port = 9000 }}", settings=["pool.assets.ready.port=9001"])
+    assert found.pools["assets"].ready == Readiness(port=9001)
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ('"ready"', None),
+        ("9000", "write ready = { port = 9000 }"),
+        ("true", None),
+        ("{ port = 0 }", None),
+        ("{ port = true }", None),
+        ("{ port = 65536 }", None),
+        ("{ seconds = 1, port = 1 }", None),
+        ("{}", None),
+    ],
+)
+def test_what_is_no_readiness_is_refused(written, hint):
+    ((message, told),) = problems(f"{NODE}ready = {written}")
+    assert message.startswith(":3: [pool.assets")
+    assert 'expected "started", "notify", { seconds = 3 } or { port = 9000 }' in message
+    assert told == hint
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", '"soon"'])
+def test_a_program_is_ready_after_a_time_above_0(seconds):
+    ((message, _),) = problems(f"{NODE}ready = {{ seconds = {seconds} }}")
+    assert message.startswith(":3: [pool.assets.ready]: expected")
+    assert "a duration" in message
 
 
 @pytest.mark.parametrize("written", ["QUIT", "SIGQUIT"])

@@ -68,7 +68,7 @@ def tables(schema):
 def test_the_schema_is_json_and_closed():
     schema = json.loads(json.dumps(json_schema()))
     closed = [table for table in tables(schema) if "properties" in table and table.get("type") == "object"]
-    assert len(closed) == 11
+    assert len(closed) == 13
     assert all(table["additionalProperties"] is False for table in closed)
 
 
