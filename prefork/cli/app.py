@@ -173,15 +173,31 @@ def status(target: str, as_json: bool, settings: Settings) -> None:
 
 @commands.command()
 @target
+@click.argument("pools", metavar="[POOL]...", nargs=-1)
 @finder
-def reload(target: str, settings: Settings) -> None:
-    """Read the file again and replace all workers, losing no request.
+def reload(target: str, pools: tuple[str, ...], settings: Settings) -> None:
+    """Read the file again and replace all workers, or some pools'.
 
-    If the file is wrong or no new worker gets ready, nothing changes and the command fails.
+    No request is lost. If the file is wrong or no new worker gets ready, nothing changes and the command fails. With POOL, changes elsewhere
+    in the file are left for a later reload, and named.
     """
     from prefork.cli import ctl
 
-    _say(ctl.reload(target, settings, _say))
+    _say(ctl.reload(target, settings, pools, _say))
+
+
+@commands.command()
+@target
+@click.argument("pool", metavar="POOL")
+@finder
+def restart(target: str, pool: str, settings: Settings) -> None:
+    """Replace a pool's workers; the file is not read.
+
+    Its settings and its release stay as they are.
+    """
+    from prefork.cli import ctl
+
+    _say(ctl.restart(target, settings, pool, _say))
 
 
 @commands.command()
@@ -204,10 +220,28 @@ def upgrade(target: str, settings: Settings) -> None:
 @click.argument("workers", metavar="N", type=click.IntRange(min=0))
 @finder
 def scale(target: str, pool: str, workers: int, settings: Settings) -> None:
-    """Set how many workers a pool has."""
+    """Set how many workers a pool has.
+
+    Waits until they are there. With 0 the pool is stopped until it is scaled again; a reload does not start it.
+    """
     from prefork.cli import ctl
 
     _say(ctl.scale(target, settings, pool, workers, _say))
+
+
+@commands.command(name="signal")
+@target
+@click.argument("pool", metavar="POOL")
+@click.argument("name", metavar="SIGNAL")
+@finder
+def signal_programs(target: str, pool: str, name: str, settings: Settings) -> None:
+    """Send a signal to the programs of a pool.
+
+    SIGNAL is its name, as in USR1; POOL is one with command.
+    """
+    from prefork.cli import ctl
+
+    _say(ctl.signal(target, settings, pool, name))
 
 
 @commands.command()

@@ -1,4 +1,4 @@
-"""The commands that talk to running servers: list, status, reload, scale, stop, reopen, stacks."""
+"""The commands that talk to running servers: list, status, reload, restart, scale, signal, stop, reopen, stacks."""
 
 from __future__ import annotations
 
@@ -45,10 +45,25 @@ def status_json(target: str, settings: Sequence[str]) -> str:
     return to_json(_ask(target, settings, "status", {}))
 
 
-def reload(target: str, settings: Sequence[str], say: Say) -> str:
-    """Reload and wait for the end of the rollout; returns how it went."""
-    result = _call(target, settings, "reload", {}, say, lasting=True)
+def reload(target: str, settings: Sequence[str], pools: Sequence[str], say: Say) -> str:
+    """Reload all, or these pools only, and wait for the end of the rollout; returns how it went."""
+    arguments = {"pools": list(pools)} if pools else {}
+    result = _call(target, settings, "reload", arguments, say, lasting=True)
     return f"reloaded: generation {result['generation']} serves, after {format_duration(result['seconds'])}"
+
+
+def restart(target: str, settings: Sequence[str], pool: str, say: Say) -> str:
+    """Replace the workers of a pool and wait until that is done; returns how it went."""
+    result = _call(target, settings, "restart", {"pool": pool}, say, lasting=True)
+    return f"restarted {pool}: generation {result['generation']}, after {format_duration(result['seconds'])}"
+
+
+def signal(target: str, settings: Sequence[str], pool: str, name: str) -> str:
+    """Send a signal to the programs of a pool; returns to how many."""
+    arguments = {"pool": pool, "signal": name}
+    result = _call(target, settings, "signal", arguments)
+    programs = result["programs"]
+    return f"{pool}: sent {result['signal']} to {programs} program{'s' * (programs != 1)}"
 
 
 def upgrade(target: str, settings: Sequence[str], say: Say) -> str:
@@ -58,9 +73,11 @@ def upgrade(target: str, settings: Sequence[str], say: Say) -> str:
 
 
 def scale(target: str, settings: Sequence[str], pool: str, workers: int, say: Say) -> str:
-    """Change a pool's number of workers; returns how it went."""
-    result = _call(target, settings, "scale", {"pool": pool, "workers": workers}, say)
-    return f"{result['pool']}: {result['workers']} workers wanted"
+    """Change a pool's number of workers, and wait until they are there; returns how it went."""
+    result = _call(target, settings, "scale", {"pool": pool, "workers": workers}, say, lasting=True)
+    if result["stopped"]:
+        return f"{pool}: stopped; prefork scale starts it again"
+    return f"{pool}: {result['ready']} of {result['workers']} workers ready"
 
 
 def stop(target: str, settings: Sequence[str], now: bool, say: Say) -> str:

@@ -28,6 +28,7 @@ WIDE = 100
 STATE_STYLES = {
     "ready": "green",
     "running": "green",
+    "working": "green",
     "starting": "yellow",
     "reloading": "yellow",
     "draining": "cyan",
@@ -134,6 +135,8 @@ def _pools(pools: Sequence[PoolStatus], wide: bool) -> Table:
 
 
 def _ready(pool: PoolStatus) -> Text:
+    if pool.stopped and not pool.workers:
+        return _line("stopped", "cyan")
     if pool.done and not pool.ready:
         return _line("done" if pool.done >= pool.wanted else f"{pool.done} of {pool.wanted} done", "green")
     style = "green" if pool.ready + pool.done >= pool.wanted else "yellow" if pool.ready else "red"

@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from prefork.config.load import load
+from prefork.config.order import longest_stop
 from prefork.config.schema import Config, json_schema
 from prefork.config.starter import starter
 from prefork.control.registry import absolute
 from prefork.errors import CommandError, ConfigError, PreforkError, Problem
 from prefork.master.release import start_folder
+from prefork.units import format_duration
 
 MASTER_TABLE = re.compile(rb"^[ \t]*\[[ \t]*master[ \t]*\].*?(?=^[ \t]*\[|\Z)", re.MULTILINE | re.DOTALL)
 # A configuration without pools is refused; this one is never bound.
@@ -107,10 +109,25 @@ def check(conf: str, settings: Sequence[str]) -> tuple[str, list[PreforkError], 
 
     config = source(conf, settings).read()
     workers = sum(pool.first_size for pool in config.pools.values())
-    verdict = f"{conf}: all is well: {_count(len(config.pools), 'pool')}, {_count(workers, 'worker')}"
+    counts = f"{_count(len(config.pools), 'pool')}, {_count(workers, 'worker')}"
+    stop = f"a stop takes at most {format_duration(longest_stop(config.pools))}"
+    needs = "TimeoutStopSec and terminationGracePeriodSeconds have to be longer"
+    verdict = f"{conf}: all is well: {counts}\n{stop}: {needs}"
     findings = probe(config)
     errors, doubts = _check_certificates(config)
-    return verdict, [*errors, *findings.errors], (*findings.doubts, *doubts)
+    doubts = (*findings.doubts, *doubts, *_doubts_about_places(config))
+    return verdict, [*errors, *findings.errors], doubts
+
+
+def _doubts_about_places(config: Config) -> list[str]:
+    """Return which programs may be such that only one can run at a time, though the file does not say what is to be done."""
+    return [
+        f"[pool.{pool.name}] command: each is started before the one that it replaces has ended; "
+        'a program with a port or a lock of its own needs replace = "stop-first" ("start-first" if it has none)'
+        for pool in config.pools.values()
+        if pool.kind == "command" and not pool.listen and pool.may_exist_once
+        if config.origins.get(f"pool.{pool.name}.replace") is None
+    ]
 
 
 def _check_certificates(config: Config) -> tuple[list[ConfigError], tuple[str, ...]]:

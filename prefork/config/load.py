@@ -54,6 +54,8 @@ HOMES = {
 }
 # Whether such a value is right is not known before somebody looks at the machine.
 JUDGED_LATER = {Unit.ACCOUNT, Unit.PATH, Unit.PATTERNS}
+# Here it matters whether the default was chosen.
+ASKED_LATER = {"replace"}
 VARIABLE = re.compile(r"[^=\0]+")
 UNNAMED = re.compile(r"[^A-Za-z0-9._-]+|^[^A-Za-z0-9]+", re.ASCII)
 
@@ -208,7 +210,7 @@ class _Reader:
         self._document.complain(path, expected, shown(key), hint, about=path[:-1])
 
     def _value(self, path: Path, option: Option, value: Any) -> Any:
-        if option.unit in JUDGED_LATER:
+        if option.unit in JUDGED_LATER or option.name in ASKED_LATER:
             self._origins[".".join(map(str, path))] = self._document.place(path)
         if option.unit is Unit.LISTENERS:
             return self._listeners(path, value)
@@ -252,7 +254,9 @@ class _Reader:
             if isinstance(value, Setting):
                 return self._setting(option, value)
             if isinstance(value, dict):  # keys of it may come from outside
-                value = {key: item.value if isinstance(item, Setting) else item for key, item in value.items()}
+                value = {
+                    key: item.value if isinstance(item, Setting) else item for key, item in value.items()
+                }
             return convert(option, value, self._document.written(path), self._cpus)
         except UnitError as error:
             self._wrong(path, error)

@@ -841,6 +841,11 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         return self.handler or self.wsgi or self.task or shlex.join(self.command or ())
 
     @property
+    def may_exist_once(self) -> bool:
+        """Whether its work may be such that only one can do it at a time, though the file does not say so."""
+        return self.kind in UNSEEN and not self.stops_first and self.restart != "once"
+
+    @property
     def stops_first(self) -> bool:
         """Whether a worker starts only when the one before it has ended."""
         return self.replace == "stop-first"

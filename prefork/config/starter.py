@@ -94,7 +94,10 @@ def full_toml() -> str:
         'task = "prefork.examples.ticker:run"',
         "",
         "[pool.assets]",
-        *(_line(option, option.sample()) for option in (options(Pool)["command"], *_only_for("command", "wsgi"))),
+        *(
+            _line(option, option.sample())
+            for option in (options(Pool)["command"], *_only_for("command", "wsgi"))
+        ),
     ]
     return "\n".join([FULL_HEAD, *lines]).rstrip() + "\n"
 

@@ -58,8 +58,27 @@ class Nothing(msgspec.Struct, forbid_unknown_fields=True):
     """The arguments of a command that takes none."""
 
 
+class Reload(msgspec.Struct, forbid_unknown_fields=True):
+    """The arguments of ``reload``: the pools that are rolled out; none means all."""
+
+    pools: list[str] = []
+
+
+class Restart(msgspec.Struct, forbid_unknown_fields=True):
+    """The arguments of ``restart``."""
+
+    pool: str
+
+
+class Signal(msgspec.Struct, forbid_unknown_fields=True):
+    """The arguments of ``signal``: it goes to the main process of each of the pool's programs (``USR1``)."""
+
+    pool: str
+    signal: str
+
+
 class Scale(msgspec.Struct, forbid_unknown_fields=True):
-    """The arguments of ``scale``; the largest number is the master's to know."""
+    """The arguments of ``scale``; the largest number is the master's to know, 0 stops the pool."""
 
     pool: str
     workers: int
@@ -79,7 +98,9 @@ class Stacks(msgspec.Struct, forbid_unknown_fields=True):
 
 COMMANDS: dict[str, type[msgspec.Struct]] = {
     "status": Nothing,
-    "reload": Nothing,
+    "reload": Reload,
+    "restart": Restart,
+    "signal": Signal,
     "scale": Scale,
     "stop": Stop,
     "reopen": Nothing,
@@ -142,7 +163,8 @@ class PoolStatus(msgspec.Struct):
 
     ``done`` are those of them that have ended for good, ``waits_for`` the pools that its new generation comes after,
     ``size_range`` between which numbers it scales by load. ``release`` is the real path of the folder that its workers
-    start in; ``is_preloaded`` if they have their code from memory, whatever happens to the files there.
+    start in; ``is_preloaded`` if they have their code from memory, whatever happens to the files there; ``stopped`` if it
+    was scaled to 0 by request.
     """
 
     name: str
@@ -159,6 +181,7 @@ class PoolStatus(msgspec.Struct):
     waits_for: list[str] = []
     templates: list[TemplateStatus] = []
     size_range: tuple[int, int] | None = None
+    stopped: bool = False
     release: str = ""
     is_preloaded: bool = False
 

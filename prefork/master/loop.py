@@ -9,12 +9,13 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from setproctitle import setproctitle
 
 from prefork.config.diff import compare
+from prefork.config.partial import take_over
 from prefork.config.schema import TEMPLATE, Config
 from prefork.control.registry import Registration
 from prefork.control.server import ControlServer
@@ -28,6 +29,7 @@ from prefork.master.farewells import Farewells
 from prefork.master.lifeline import Lifeline
 from prefork.master.notices import Notices
 from prefork.master.perform import PERFORM
+from prefork.master.release import pin
 from prefork.master.requests import Requests
 from prefork.master.server import Server
 from prefork.master.timers import Timers
@@ -100,7 +102,7 @@ class Loop:
             server, self._supervisor, self._signals, self._selector, self._later, self._estate
         )
         self._requests = Requests(
-            server, self._supervisor, self._feed, self._reload, self._later, self._upgrade.ask
+            server, self._supervisor, self._feed, self._reload, self._restart, self._later, self._upgrade.ask
         )
         self._watcher = Watcher(setproctitle, self._selector, self._reload_by_change, self._later)
         self._farewells = Farewells(self._later)
@@ -225,6 +227,7 @@ class Loop:
                 pending.extendleft(reversed(self._supervisor.handle(answer, self._clock.now())))
         self._server.show(self._supervisor.state)
         self._notices.show()
+        self._requests.settle()
 
     def _perform(self, action: Action) -> Event | None:
         match action:
@@ -259,31 +262,48 @@ class Loop:
             logger.info("generation %s serves", action.generation)
         else:
             self._server.withdraw()
-            self._log_failure(action.generation, action.reason, action.traceback)
+            self._log_failure(action)
         self._requests.end_rollout(action)
 
-    def _log_failure(self, generation: int, reason: str, traceback: str) -> None:
-        shown = f"\n{traceback.rstrip()}" if traceback else ""
+    def _log_failure(self, action: actions.EndRollout) -> None:
+        shown = f"\n{action.traceback.rstrip()}" if action.traceback else ""
         if self._supervisor.phase is Phase.RUNNING:
-            logger.error("%s; the server goes on as before%s", reason, shown)
+            hint = f"\nhint: {action.hint}" if action.hint else ""
+            logger.error("%s; the server goes on as before%s%s", action.reason, shown, hint)
         else:
             # A first start that fails ends with its traceback on stderr; there the log must not say it as well.
             said_later = self._server.config.log.file == "-"
             logger.warning(
-                "generation %s does not serve: %s%s", generation, reason, "" if said_later else shown
+                "generation %s does not serve: %s%s",
+                action.generation,
+                action.reason,
+                "" if said_later else shown,
             )
 
     # What people want.
 
-    def _reload(self) -> None:
-        """Read the configuration, open what it needs, and roll it out. Raises PreforkError, with nothing changed."""
+    def _reload(self, pools: Sequence[str] = ()) -> None:
+        """Read the configuration, open what it needs, and roll it out, all of it or these pools.
+
+        Raises PreforkError, with nothing changed.
+        """
+        self._begin_rollout(lambda: self._roll_out(frozenset(pools) or None))
+
+    def _restart(self, pool: str) -> None:
+        """Replace a pool's workers without reading anything anew. Raises PreforkError, with nothing changed."""
+        only = frozenset({pool})
+        self._begin_rollout(
+            lambda: self._feed(events.Reload(self._server.prepare_again(), only=only, forced=only))
+        )
+
+    def _begin_rollout(self, roll_out: Callable[[], None]) -> None:
         if self._supervisor.phase is Phase.STOPPING:
             # Opening listeners now would let clients in for a reset.
             raise CommandError("the server is stopping")
         self._notices.begin_reload()
         self._restore_control()
         try:
-            self._roll_out()
+            roll_out()
         finally:
             self._notices.show()
 
@@ -297,22 +317,32 @@ class Loop:
         except ListenError as error:
             logger.error("%s", error.sentence)
 
-    def _roll_out(self) -> None:
-        config = self._read()
+    def _roll_out(self, only: frozenset[str] | None) -> None:
+        config = self._read() if only is None else self._read_part(only)
         change = compare(self._server.config, config)
         fixed = [
             f"{key} has changed: that takes a new start, the running server keeps the old one"
             for key in change.fixed
         ]
         for text in [*fixed, *self._server.origin.doubts(config)]:
-            logger.warning("%s", text)
-            self._requests.tell(actions.Tell("warning", text))
-        config = self._server.prepare(config)
+            self._warn(text)
+        config = self._server.prepare(config, only)
         self._lifeline.follow()
         self._renew_record()
         for line in change.lines():
             logger.info("%s", line)
-        self._feed(events.Reload(config))
+        self._feed(events.Reload(config, only))
+
+    def _read_part(self, pools: frozenset[str]) -> Config:
+        """Read the configuration of these pools; what else has changed is told."""
+        part = take_over(self._server.latest, pin(self._read()), pools)
+        if part.pending:
+            self._warn(f"not reloaded, and changed: {'; '.join(part.pending)}")
+        return part.config
+
+    def _warn(self, text: str) -> None:
+        logger.warning("%s", text)
+        self._requests.tell(actions.Tell("warning", text))
 
     def _reload_by_signal(self) -> None:
         try:
@@ -426,7 +456,9 @@ class Loop:
             case channel.Ready():
                 life = self._supervisor.life(charge.birth)
                 if life is not None and life.state is State.STARTING:  # it may say so as often as it likes
-                    logger.info("ready in %.2f s", charge.age, extra={"identity": charge.identity})
+                    # Work that is done once is not ready before its end.
+                    text = "at work after %.2f s" if charge.pool.restart == "once" else "ready in %.2f s"
+                    logger.info(text, charge.age, extra={"identity": charge.identity})
                 return events.Ready(charge.birth, charge.memory() if charge.pool.max_memory else 0)
             case channel.BootFailed(reason, traceback):
                 return events.BootFailed(charge.birth, reason, traceback)

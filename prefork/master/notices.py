@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from enum import Enum
 
+from prefork.config.order import longest_stop
 from prefork.config.schema import Pool
 from prefork.log import logger
 from prefork.supervisor.server import Phase, Supervisor
@@ -144,12 +145,10 @@ def _status(supervisor: Supervisor) -> str:
 
 def _longest(supervisor: Supervisor, word: Word | None) -> float:
     """Return how long it may take until there is something to tell again, in seconds."""
-    return MARGIN + max((_span(pool, word) for pool in _settings(supervisor)), default=0.0)
-
-
-def _span(pool: Pool, word: Word | None) -> float:
-    before = pool.drain_delay if word is Word.STOPPING else pool.boot_timeout
-    return before + pool.graceful_timeout
+    pools = list(_settings(supervisor))
+    if word is Word.STOPPING:
+        return MARGIN + longest_stop({pool.name: pool for pool in pools})
+    return MARGIN + max((pool.boot_timeout + pool.graceful_timeout for pool in pools), default=0.0)
 
 
 def _is_endless(supervisor: Supervisor) -> bool:

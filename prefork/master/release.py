@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from itertools import islice
 
@@ -180,9 +180,11 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def pin(config: Config) -> Config:
-    """Return a configuration whose pools know the real paths of their releases."""
-    pools = {name: _pin_pool(pool) for name, pool in config.pools.items()}
+def pin(config: Config, only: Collection[str] | None = None) -> Config:
+    """Return a configuration whose pools know the real paths of their releases; ``only`` some look them up anew."""
+    pools = {
+        name: _pin_pool(pool) if only is None or name in only else pool for name, pool in config.pools.items()
+    }
     return msgspec.structs.replace(config, pools=pools)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -36,6 +37,7 @@ from prefork.supervisor.server import Phase, Supervisor
 from prefork.supervisor.worker import Life, State
 from prefork.system import process
 from prefork.system.queues import queue_length
+from prefork.worker import channel
 
 # Stacks are complete when none have come for QUIET seconds; who sends none within STACKS has none to send.
 STACKS = 1.0
@@ -54,6 +56,14 @@ STATES = {
 }
 
 
+class Scaling(NamedTuple):
+    """Somebody who waits for a pool to have so many workers."""
+
+    keeper: Keeper
+    workers: int
+    reply: Reply
+
+
 class Requests:
     """Answers requests.
 
@@ -63,7 +73,8 @@ class Requests:
     Args:
         server, supervisor: what is asked about.
         feed: takes an event to the supervisor and has done what it decides.
-        reload: reads the configuration and begins a rollout; raises PreforkError.
+        reload: reads the configuration and begins a rollout, of these pools or all; raises PreforkError.
+        restart: begins a rollout of one pool by what counts already; raises PreforkError.
         later: calls a function after so many seconds.
         upgrade: begins an upgrade, which ends the reply.
 
@@ -74,7 +85,8 @@ class Requests:
         server: Server,
         supervisor: Supervisor,
         feed: Callable[[Event], None],
-        reload: Callable[[], None],
+        reload: Callable[[Sequence[str]], None],
+        restart: Callable[[str], None],
         later: Callable[[float, Callable[[], None]], None],
         upgrade: Callable[[Reply], None],
     ) -> None:
@@ -82,14 +94,18 @@ class Requests:
         self._supervisor = supervisor
         self._feed = feed
         self._reload_now = reload
+        self._restart_now = restart
         self._later = later
         self._rollout_waiters: list[tuple[Reply, float]] = []
+        self._scale_waiters: list[Scaling] = []
         self._stop_waiters: list[Reply] = []
         self._gathering = 0
         self.record: Record | None = None
         self._commands: dict[str, Callable[[dict[str, Any], Reply], None]] = {
             "status": self._status,
             "reload": self._reload,
+            "restart": self._restart,
+            "signal": self._signal,
             "scale": self._scale,
             "stop": self._stop,
             "reopen": self._reopen,
@@ -109,7 +125,8 @@ class Requests:
 
     def tell(self, action: actions.Tell) -> None:
         """Show a line to whoever waits for something to be done."""
-        for reply in [*(reply for reply, _ in self._rollout_waiters), *self._stop_waiters]:
+        rollouts = (reply for reply, _ in self._rollout_waiters)
+        for reply in [*rollouts, *(scaling.reply for scaling in self._scale_waiters), *self._stop_waiters]:
             reply.progress(action.text)
 
     def end_rollout(self, action: actions.EndRollout) -> None:
@@ -121,7 +138,33 @@ class Requests:
             else:
                 goes_on = self._supervisor.phase is Phase.RUNNING
                 hint = "the server goes on as before" if goes_on else None
-                reply.error(action.reason, hint, action.traceback)
+                reply.error(action.reason, action.hint or hint, action.traceback)
+
+    def settle(self) -> None:
+        """Tell those who wait for a number of workers how it went, once that is known."""
+        if self._scale_waiters:
+            waiters, self._scale_waiters = self._scale_waiters, []
+            self._scale_waiters += [scaling for scaling in waiters if not self._is_answered(scaling)]
+
+    def _is_answered(self, scaling: Scaling) -> bool:
+        keeper, reply = scaling.keeper, scaling.reply
+        if self._supervisor.phase is not Phase.RUNNING or keeper.closing is not None:
+            reply.error(f"pool {keeper.name} is stopping")
+        elif keeper.wanted != scaling.workers or keeper.is_settled:
+            reply.result(
+                {
+                    "pool": keeper.name,
+                    "workers": keeper.wanted,
+                    "ready": keeper.ready,
+                    "stopped": keeper.stopped,
+                }
+            )
+        elif keeper.degraded is not None:
+            found = f"{keeper.ready} of {keeper.wanted} workers ready"
+            reply.error(f"pool {keeper.name}: {found}: {keeper.degraded}", "the server goes on trying")
+        else:
+            return False
+        return True
 
     def past(self) -> list[tuple[Reply, float]]:
         """Return who waits for the end of a rollout, and since when; the next program may be the one to tell them."""
@@ -150,11 +193,29 @@ class Requests:
         )
         reply.result(msgspec.to_builtins(answer))
 
-    def _reload(self, _arguments: dict[str, Any], reply: Reply) -> None:
+    def _reload(self, arguments: dict[str, Any], reply: Reply) -> None:
+        self._await_rollout(reply, lambda: self._reload_now(arguments["pools"]))
+
+    def _restart(self, arguments: dict[str, Any], reply: Reply) -> None:
+        pool = arguments["pool"]
+        keeper = self._supervisor.keepers.get(pool)
+        if keeper is None:
+            self._refuse_name(pool, reply)
+        elif self._supervisor.phase is not Phase.RUNNING or keeper.settings is None:
+            reply.error(f"pool {pool} is just starting; it cannot be restarted now")
+        elif keeper.stopped:
+            reply.error(f"pool {pool} is stopped", f"prefork scale TARGET {pool} N starts it")
+        else:
+            self._await_rollout(reply, lambda: self._restart_now(pool))
+
+    def _refuse_name(self, pool: str, reply: Reply) -> None:
+        reply.error(f"there is no pool {pool!r}", f"pools are: {', '.join(self._supervisor.keepers)}")
+
+    def _await_rollout(self, reply: Reply, begin: Callable[[], None]) -> None:
         waiter = (reply, time.monotonic())
         self._rollout_waiters.append(waiter)
         try:
-            self._reload_now()
+            begin()
         except PreforkError as error:
             self._rollout_waiters.remove(waiter)
             reply.fail(error)
@@ -162,7 +223,7 @@ class Requests:
     def _scale(self, arguments: dict[str, Any], reply: Reply) -> None:
         pool, workers = arguments["pool"], arguments["workers"]
         if pool not in self._supervisor.keepers:
-            reply.error(f"there is no pool {pool!r}", f"pools are: {', '.join(self._supervisor.keepers)}")
+            self._refuse_name(pool, reply)
         elif self._supervisor.keepers[pool].is_done:
             reply.error(f"all workers of pool {pool} are done", "prefork reload starts them anew")
         elif self._supervisor.phase is not Phase.RUNNING:
@@ -175,11 +236,31 @@ class Requests:
             reply.error(f"pool {keeper.name} is just starting; it cannot be scaled now")
             return
         least, most = keeper.settings.size_range
-        if not least <= workers <= most:
-            reply.error(f"expected a number of workers from {least} to {most}, found {workers!r}")
+        if workers != 0 and not least <= workers <= most:
+            reply.error(
+                f"expected a number of workers from {least} to {most}, found {workers!r}", "0 stops the pool"
+            )
             return
+        self._scale_waiters.append(Scaling(keeper, workers, reply))
         self._feed(events.Scale(keeper.name, workers))
-        reply.result({"pool": keeper.name, "workers": workers})
+
+    def _signal(self, arguments: dict[str, Any], reply: Reply) -> None:
+        pool, name = arguments["pool"], arguments["signal"].upper().removeprefix("SIG")
+        keeper = self._supervisor.keepers.get(pool)
+        charges = [charge for charge in self._server.charges.values() if charge.pool.name == pool]
+        kinds = {charge.pool.kind for charge in charges} - {"command"}
+        if keeper is None:
+            self._refuse_name(pool, reply)
+        elif f"SIG{name}" not in signal.Signals.__members__:
+            reply.error(f"expected the name of a signal, found {arguments['signal']!r}", "as in USR1, HUP")
+        elif kinds:
+            hint = "its workers are told what to do by reload, restart, scale and stop"
+            reply.error(
+                f"pool {pool} runs no programs: expected a pool with command, found {kinds.pop()}", hint
+            )
+        else:
+            sent = [channel.send(charge.channel, channel.Signal(name)) for charge in charges]
+            reply.result({"pool": pool, "signal": f"SIG{name}", "programs": sum(sent)})
 
     def _stop(self, arguments: dict[str, Any], reply: Reply) -> None:
         self._stop_waiters.append(reply)
@@ -264,6 +345,7 @@ class Requests:
             waits_for=self._supervisor.waits_for(keeper),
             templates=[self._template(life) for life in keeper.templates.lives.values()],
             size_range=settings.size_range if settings and settings.scale else None,
+            stopped=keeper.stopped,
             release=settings.release.start.real if settings else "",
             is_preloaded=bool(settings and settings.preload),
         )
@@ -286,11 +368,12 @@ class Requests:
         charge = self._server.charges[life.birth]
         snapshot = charge.snapshot()
         now = time.monotonic()
+        is_at_work = life.state is State.READY and life.pool.restart == "once"
         return WorkerStatus(
             slot=charge.slot,
             generation=charge.generation,
             pid=charge.child.pid,
-            state=STATES[life.state],
+            state="working" if is_at_work else STATES[life.state],
             age=round(charge.age, 3),
             requests=snapshot.requests,
             connections=snapshot.connections,

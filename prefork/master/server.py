@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -160,14 +160,14 @@ class Server:
         """Return the configuration that counts."""
         return self.plan.config
 
-    def prepare(self, config: Config) -> Config:
+    def prepare(self, config: Config, only: Collection[str] | None = None) -> Config:
         """Open all that a configuration needs beside what is open, all or nothing, and hold it ready.
 
-        Returns it with the real paths of its releases.
+        Returns it with the real paths of its releases, which ``only`` some pools may look up anew.
         Raises ListenError, or ConfigError for directories, users and groups that this machine does not have, and for
         certificates and keys that cannot be used.
         """
-        plan = draw_up(config, self.origin)
+        plan = draw_up(config, self.origin, only)
         try:
             self.judge(plan.certificates)
             self.open_listeners(config)
@@ -190,6 +190,17 @@ class Server:
             old, self.pid_file = self.pid_file, PidFile(self.pid_file.path)
             old.close()
             logger.warning("%s: the pid file was gone; it is there again", old.path)
+
+    @property
+    def latest(self) -> Config:
+        """Return the configuration that is to count next, if there is one, else the one that counts."""
+        return (self.next_plan or self.plan).config
+
+    def prepare_again(self) -> Config:
+        """Hold what counts already ready for another generation, unless something newer is; return which that is."""
+        if self.next_plan is None:
+            self.next_plan = self._reopened(self.plan)
+        return self.latest
 
     def judge(self, certificates: Certificates | None) -> None:
         """Log which certificates clients will refuse; raise ConfigError if one is to replace another.
@@ -415,12 +426,12 @@ class Server:
         return log.start(settings.level, settings.format, self.plan.outlets.log, own)
 
 
-def draw_up(config: Config, origin: Origin) -> Plan:
+def draw_up(config: Config, origin: Origin, only: Collection[str] | None = None) -> Plan:
     """Return a configuration with all that has to be looked up and opened for it beside the listeners.
 
     Raises ConfigError for directories, accounts, certificates and keys that cannot be used, ListenError for a log that cannot.
     """
-    config = pin(config)
+    config = pin(config, only)
     accounts = examine(config)
     load_code(config)
     certificates = load_certificates(config)

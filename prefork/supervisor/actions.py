@@ -125,6 +125,7 @@ class EndRollout(msgspec.Struct, frozen=True):
     generation: int
     reason: str | None = None
     traceback: str = ""
+    hint: str | None = None
 
 
 class Tell(msgspec.Struct, frozen=True):

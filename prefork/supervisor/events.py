@@ -78,13 +78,26 @@ class Resume(msgspec.Struct, frozen=True):
 
 
 class Reload(msgspec.Struct, frozen=True):
-    """A new configuration is to replace the present one; the listeners it adds are bound."""
+    """A new configuration is to replace the present one; the listeners it adds are bound.
+
+    Attributes:
+        only: the pools that are rolled out, if not all; in ``config`` the others are as they were.
+        forced: pools that are replaced even if they keep their workers while nothing has changed.
+
+    """
 
     config: Config
+    only: frozenset[str] | None = None
+    forced: frozenset[str] = frozenset()
+
+    def joined(self, only: frozenset[str] | None, forced: frozenset[str]) -> Reload:
+        """Return this with what an earlier one was to roll out, which it takes the place of."""
+        both = None if self.only is None or only is None else self.only | only
+        return Reload(self.config, both, self.forced | forced)
 
 
 class Scale(msgspec.Struct, frozen=True):
-    """A pool is to have this many workers."""
+    """A pool is to have this many workers; with 0 it is stopped until it is scaled again."""
 
     pool: str
     workers: int

@@ -8,6 +8,10 @@ wanted one.
 Deaths before Ready, or soon after, delay the next spawn of the pool by BACKOFF * 1.5**n with jitter, BACKOFF_LIMIT
 at most; while that lasts one worker at a time is tried. Ready ends it; only after a good life does it begin anew.
 
+With ``replace = "stop-first"`` no more workers live than there shall be, those that still leave included: a generation on
+trial is given places of the one before it, which are that one's again if it fails; and a spent worker goes before its
+successor starts.
+
 An end after which ``restart`` lets nobody follow leaves the place empty until the next generation. A pool that runs once
 does all its work within the trial: it has passed when all its workers have ended well.
 With ``preload`` a generation's workers are forked from its template (template.py), which has to be ready first. One
@@ -38,6 +42,8 @@ BACKOFF_LIMIT = 30.0
 GOOD_LIFE = 1.0
 # Between the last SYN that was let in and the closing of a listener: time for handshakes that are under way.
 SETTLE = 0.1
+STOPPED = "the pool was stopped"
+ONLY_ONCE = 'if only one of it may run at a time (a port, a lock, a schedule): replace = "stop-first"'
 # What a keeper is given, or what ends with the program that it is in.
 SURROUNDINGS = {"_births", "_chance", "templates"}
 
@@ -61,6 +67,7 @@ class Keeper:
         generation: the newest one that counts.
         wanted: how many workers there shall be.
         ends: the final ones of this generation, by slot, the latest last: nobody comes after them.
+        stopped: whether it was scaled to 0, which holds over reloads until it is scaled again.
         degraded: why fewer workers than wanted are ready, if it is for their failing.
         restarts: how many workers ended unasked.
 
@@ -78,6 +85,7 @@ class Keeper:
         self.degraded: str | None = None
         self.restarts = 0
         self.resting = False
+        self.stopped = False
         self.closing: Closing | None = None
         self._births = births
         self._chance = chance
@@ -112,15 +120,16 @@ class Keeper:
         self.trial = Trial(settings, generation)
 
     def verdict(self) -> Verdict:
-        """Return what the trial has shown; a pool without one has nothing against the generation."""
-        if self.trial is None:
+        """Return what the trial has shown; a pool without one, or a stopped one, has nothing against the generation."""
+        if self.trial is None or self.stopped:
             return Verdict.PASSED
         workers = [life for life in self.lives.values() if life.generation == self.trial.generation]
         return self.trial.verdict(workers)
 
     def commit(self, kept: frozenset[Key], now: float) -> list[Action]:
-        """Let the generation on trial count. ``kept`` are the addresses that the new configuration has."""
-        assert self.trial is not None
+        """Let the generation on trial count, if there is one. ``kept`` are the addresses that the new configuration has."""
+        if self.trial is None:
+            return []
         old, new = self.settings, self.trial.settings
         self.wanted = self._size_for(new)
         self._scaler.begin(now)
@@ -153,8 +162,7 @@ class Keeper:
         if self.trial is None:
             return []
         generation, self.trial = self.trial.generation, None
-        actions = self.templates.retire(generation, why, now)
-        return actions + [action for life in self._of(generation) for action in self._retire(life, why, now)]
+        return self.templates.retire(generation, why, now) + self._retire_all(generation, why, now)
 
     def close(self, why: str, now: float, delay: float = 0.0, kept: frozenset[Key] = frozenset()) -> None:
         """End the pool: go on for ``delay`` seconds, then shut its doors, empty its queue and drain.
@@ -163,6 +171,11 @@ class Keeper:
         """
         if self.closing is not None:
             return
+        self.settle()
+        self.closing = Closing(why, kept, now + delay)
+
+    def settle(self) -> None:
+        """Go on with those who are on trial, if there is nobody else: the first generation will not be judged any more."""
         if self.settings is None and self.trial is not None:
             self.settings, self.generation, self.ends = (
                 self.trial.settings,
@@ -170,15 +183,22 @@ class Keeper:
                 self.trial.ends,
             )
             self.trial = None
-        self.closing = Closing(why, kept, now + delay)
+            self.wanted = len(self._of(self.generation)) + len(self.ends)
 
     def scale(self, workers: int, now: float) -> None:
         """Want another number of workers; of fewer, those that still run are the last to be given up."""
-        self.wanted = workers
+        self.wanted, self.stopped, self.degraded = workers, False, None
         self._scaler.begin(now)
         running = len(self._of(self.generation))
         while len(self.ends) > max(0, workers - running):
             self.ends.popitem()
+
+    def stop(self, now: float) -> None:
+        """Want no workers until the pool is scaled again, whatever is reloaded meanwhile and whoever comes."""
+        self.scale(0, now)
+        self.stopped = True
+        if self.trial is not None:  # should it be scaled before that ends, it begins anew
+            self.trial = Trial(self.trial.settings, self.trial.generation, cleared=self.trial.cleared)
 
     def quit(self, why: str, now: float) -> list[Action]:
         """End the pool at once."""
@@ -203,12 +223,26 @@ class Keeper:
     @property
     def is_replaced(self) -> bool:
         """Whether nobody of an older generation is left, and nobody of this one is about to get ready."""
-        return not self._is_probing() and all(life.generation >= self.generation for life in self.everybody())
+        is_short = self.settings is not None and self.settings.stops_first and self._missing() > 0
+        is_over = all(life.generation >= self.generation for life in self.everybody())
+        return is_over and not is_short and not self._is_probing()
 
     @property
     def is_manned(self) -> bool:
         """Whether as many workers serve as there shall be."""
         return self.settings is not None and self.ready >= self._target()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether as many workers serve as there shall be, and nobody else is there."""
+        return self.trial is None and len(self.lives) == self.ready == self._target()
+
+    @property
+    def has_made_room(self) -> bool:
+        """Whether workers have ended, or are about to, to make room for a generation on trial."""
+        if self.trial is None or not self.trial.taken or self.settings is None:
+            return False
+        return len(self._of(self.generation)) < self.unfinished
 
     @property
     def is_done(self) -> bool:
@@ -232,7 +266,7 @@ class Keeper:
     @property
     def is_awaiting(self) -> bool:
         """Whether the first client is awaited that needs a worker."""
-        return self.settings is not None and not (self.wanted or self.resting or self.closing)
+        return self.settings is not None and not (self.wanted or self.resting or self.stopped or self.closing)
 
     @property
     def has_unseen_work(self) -> bool:
@@ -246,8 +280,8 @@ class Keeper:
 
     @property
     def ready(self) -> int:
-        """How many workers serve."""
-        return sum(life.state is State.READY for life in self.lives.values())
+        """How many workers serve; of work that is done once it is the end that counts."""
+        return sum(life.state is State.READY and life.pool.restart != "once" for life in self.lives.values())
 
     def addresses(self) -> frozenset[Key]:
         """Return the addresses that have to stay open for this pool."""
@@ -268,7 +302,9 @@ class Keeper:
 
     def next_look(self) -> float | None:
         """Return when to look whether one worker is too many."""
-        if self.settings is None or self.settings.scale is None or self.resting or self.closing:
+        if self.settings is None or self.settings.scale is None or self.stopped:
+            return None
+        if self.resting or self.closing:
             return None
         return self._scaler.due(self.settings.scale, self.wanted)
 
@@ -279,6 +315,8 @@ class Keeper:
         if life.generation == self.generation:
             self._last_pause = self._pause or self._last_pause
             self._pause, self._not_before = 0.0, 0.0
+        if life.pool.restart == "once" and life.slot != TEMPLATE:
+            return []  # it is there to be done: its end tells of it
         if life.slot == TEMPLATE:
             return [Tell("debug", f"{self.name}: the template of generation {life.generation} is ready")]
         count = sum(other.state is State.READY for other in self._of(life.generation))
@@ -316,10 +354,12 @@ class Keeper:
         if self.closing and now >= self.closing.doors_at:
             return self._close_on(self.closing, now)
         actions = self._retire_templates(now) + self._start_trial()
+        if self.stopped and self.trial is not None:
+            actions += self._retire_all(self.trial.generation, STOPPED, now)
         if self.settings is not None:
             actions += self._retire_old(now)
             self._choose_spent(now)
-            actions += self._retire_excess(now)
+            actions += self._retire_spent(now) + self._retire_excess(now)
             actions += self._keep_template(self.settings, now) + self._spawn_missing(now)
             is_complete = self._ready_now() >= self._target() + self._substitutes()
             if is_complete and (self._can_fork() or not self._needs_template(self.settings)):
@@ -335,11 +375,19 @@ class Keeper:
         return [life for life in self.lives.values() if life.generation < self.generation and life.counts]
 
     def _target(self) -> int:
-        return 0 if self.resting else self.unfinished
+        """Return how many workers of the generation that counts there shall be."""
+        taken = self.trial.taken if self.trial else 0
+        return 0 if self.resting or self.stopped else max(0, self.unfinished - taken)
+
+    def _room(self, least: int = 0) -> int:
+        """Return how many workers may start before others have ended: those that still leave have a place, too."""
+        return max(0, max(self.unfinished, least) - len(self.lives))
 
     def _size_for(self, new: Pool) -> int:
         """Return how many workers a generation is to have: as many as there are, unless its settings say otherwise."""
         old = self.settings
+        if self.stopped:
+            return 0
         if old is None or new.restart == "once":
             return new.first_size
         if new.scale is not None:
@@ -348,7 +396,7 @@ class Keeper:
 
     def _is_steady(self) -> bool:
         """Tell whether all wanted workers serve, and nobody is about to be replaced."""
-        changing = self.trial or self._recycled or self.resting or self.closing or self._old()
+        changing = self.trial or self._recycled or self.resting or self.stopped or self.closing or self._old()
         return not changing and len(self._of(self.generation)) == self._ready_now() == self.wanted
 
     def _ready_now(self) -> int:
@@ -358,12 +406,26 @@ class Keeper:
         """Choose who is recycled next; nobody while a rollout is about to replace all of them."""
         workers = self._of(self.generation)
         recycling.note_expired(workers, now)
-        if self._recycled is None and self.trial is None and not self._old():
+        if self._recycled is None and self.trial is None and not self._old() and self._can_spare():
             self._recycled = recycling.next_spent(workers)
+
+    def _can_spare(self) -> bool:
+        """Tell whether one may go before its successor is there, if it has to: when nobody else is missing."""
+        assert self.settings is not None
+        return not self.settings.stops_first or self._ready_now() >= self._target()
+
+    def _retire_spent(self, now: float) -> list[Action]:
+        """Let a spent worker go at once whose successor may only start when it has ended."""
+        spent = self._recycled
+        if spent is None or not spent.pool.stops_first or spent.state is not State.READY:
+            return []
+        return self._retire(spent, recycled(spent), now)
 
     def _substitutes(self) -> int:
         """Return how many workers there shall be beyond the wanted ones, until a spent one can be spared."""
         serves = self._recycled is not None and self._recycled.state is State.READY
+        if self.settings is not None and self.settings.stops_first:
+            return 0
         return int(serves and not self.resting and self._ready_now() <= self._target())
 
     def _missing(self) -> int:
@@ -373,17 +435,27 @@ class Keeper:
         return any(life.ready_at is None for life in self._of(self.generation))
 
     def _start_trial(self) -> list[Action]:
-        if self.trial is None or self.trial.begun or not self.trial.cleared:
+        if self.trial is None or self.trial.begun or not self.trial.cleared or self.stopped:
             return []
-        settings, is_once = self.trial.settings, self.trial.is_once
+        trial, settings, is_once = self.trial, self.trial.settings, self.trial.is_once
         if is_once and any(life.asked or life.pool.restart == "once" for life in self.lives.values()):
             return []  # work that was superseded is not done twice at a time, however far its end has got
         if not self.templates.can_fork(settings, self.trial.generation):
             return self._ensure_template(settings, self.trial.generation)
-        self.trial.begun = True
-        size = settings.workers if is_once else self._size_for(settings)
-        batch = size if self.settings is None or is_once else settings.surge.of(size)
-        return [self._spawn(settings, self.trial.generation) for _ in range(min(batch, size))]
+        if trial.places is None:
+            size = self._first_size(settings)
+            batch = size if self.settings is None or is_once else settings.surge.of(size)
+            trial.places = min(batch, size)
+        count = trial.places - trial.spawned
+        if settings.stops_first:
+            count = min(count, self._room(trial.places))
+        trial.spawned += count
+        trial.begun = trial.spawned == trial.places
+        return [self._spawn(settings, trial.generation) for _ in range(count)]
+
+    def _first_size(self, settings: Pool) -> int:
+        """Return how many workers the generation on trial is to have."""
+        return settings.workers if settings.restart == "once" else self._size_for(settings)
 
     def _spawn_missing(self, now: float) -> list[Action]:
         assert self.settings is not None
@@ -392,6 +464,8 @@ class Keeper:
         if old:
             surge = self.settings.surge.of(self._target())
             count = min(count, self._target() + surge - len(self._of(self.generation)) - old)
+        if self.settings.stops_first:
+            count = min(count, self._room())
         self._spawn_at = None
         if self._pause and count > 0:
             count = 0 if self._is_probing() else 1
@@ -403,8 +477,12 @@ class Keeper:
         # Where ends may be final each is noted by its slot: there a spent worker's is not given away before its end.
         given_away = self._recycled if settings.restart == "always" else None
         taken = {life.slot for life in self._of(generation) if life is not given_away}
+        if settings.stops_first:
+            taken |= {life.slot for life in self.lives.values()}
         if generation == self.generation:
             taken |= self.ends.keys()
+        elif self.trial is not None:
+            taken |= self.trial.ends.keys()
         slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
         life = Life(next(self._births), settings, slot, generation, jitter=self._chance())
         self.lives[life.birth] = life
@@ -425,7 +503,7 @@ class Keeper:
         return self._ensure_template(settings, self.generation)
 
     def _needs_template(self, settings: Pool) -> bool:
-        return settings.preload and not self.resting and not self.is_done
+        return settings.preload and not (self.resting or self.stopped or self.is_done)
 
     def _ensure_template(self, settings: Pool, generation: int) -> list[Action]:
         return [] if self.templates.has(generation) else [self.templates.spawn(settings, generation)]
@@ -434,6 +512,8 @@ class Keeper:
         """Let templates go from which nobody will be forked any more."""
         kept = {self.trial.generation} if self.trial else set()
         why = "drained on request" if self.resting else "nobody is to be forked any more"
+        if self.stopped:
+            kept.clear()
         if self.settings is not None and self._needs_template(self.settings):
             kept.add(self.generation)
             why = f"replaced by generation {self.generation}"
@@ -448,7 +528,11 @@ class Keeper:
         old = sorted(self._old(), key=lambda life: (life.state is State.READY, life.generation, life.slot))
         ready_old = sum(life.state is State.READY for life in old)
         ready_new = sum(life.state is State.READY for life in self._of(self.generation))
-        spare = max(0, ready_new + ready_old - self._target())
+        assert self.settings is not None
+        floor = self._target()
+        if self.settings.stops_first:
+            floor = max(0, floor - self.settings.surge.of(max(1, floor)))
+        spare = max(0, ready_new + ready_old - floor)
         leavers = old[: len(old) - ready_old + spare]
         return [
             action
@@ -473,6 +557,10 @@ class Keeper:
     def _why_too_many(self, life: Life) -> str:
         if self.resting:
             return "drained on request"
+        if self.stopped:
+            return STOPPED
+        if self.trial is not None and self.trial.taken:
+            return f"replaced by generation {self.trial.generation}"
         return recycled(life) if life is self._recycled else "scaled down"
 
     def _note_final(self, life: Life) -> list[Action]:
@@ -480,6 +568,9 @@ class Keeper:
         left = f", {self._target()} of {self.wanted} go on" if not self.is_done else ""
         how = "is done" if life.done else f"has ended for good: {life.reason}"
         return [Tell("info" if life.done else "warning", f"{life.name} {how}{left}")]
+
+    def _retire_all(self, generation: int, why: str, now: float) -> list[Action]:
+        return [action for life in self._of(generation) for action in self._retire(life, why, now)]
 
     def _retire(self, life: Life, why: str, now: float, empty_queue: bool = False) -> list[Action]:
         return life.handle(Input.RETIRE, Retirement(why, empty_queue, life.pool.graceful_timeout), now)
@@ -491,7 +582,12 @@ class Keeper:
         self._pause = min(self._pause * BACKOFF_FACTOR or BACKOFF, BACKOFF_LIMIT)
         delay = min(self._pause * (0.75 + self._chance() / 2), BACKOFF_LIMIT)
         self._not_before = now + delay
-        return [Tell("error", f"{self.name}: {reason}; the next try is in {delay:.1f} s")]
+        return [Tell("error", f"{self.name}: {reason}; the next try is in {delay:.1f} s{self._remedy()}")]
+
+    def _remedy(self) -> str:
+        """Return a hint for a pool of which only one may run, maybe: its workers fail while another one lives."""
+        assert self.settings is not None
+        return f"\nhint: {ONLY_ONCE}" if self._recycled and self.settings.may_exist_once else ""
 
     def _leave_addresses(self, old: frozenset[Key], kept: frozenset[Key], now: float) -> list[Action]:
         lost = old - kept

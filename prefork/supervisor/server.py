@@ -11,7 +11,7 @@ from itertools import count
 from typing import Any
 
 from prefork.config.listeners import Key, all_keyed
-from prefork.config.order import Order, predecessors
+from prefork.config.order import Order, all_before, predecessors
 from prefork.config.schema import Config, Pool
 from prefork.supervisor import events, recycling, scaling
 from prefork.supervisor.actions import (
@@ -28,8 +28,8 @@ from prefork.supervisor.actions import (
     Tell,
     Watch,
 )
-from prefork.supervisor.events import Event, Pulse, Sighting, WorkerEvent
-from prefork.supervisor.pool import Keeper
+from prefork.supervisor.events import Event, Pulse, Reload, Sighting, WorkerEvent
+from prefork.supervisor.pool import ONLY_ONCE, Keeper
 from prefork.supervisor.trial import Verdict
 from prefork.supervisor.worker import Input, Life, State
 
@@ -75,8 +75,12 @@ class Supervisor:
         self._chance = chance
         self._births = count(1)
         self._now = 0.0
+        self._config: Config | None = None
         self._candidate: Config | None = None
-        self._pending: Config | None = None
+        self._only: frozenset[str] | None = None
+        self._forced: frozenset[str] = frozenset()
+        self._pending: Reload | None = None
+        self._stopped_at = 0.0
         self._rolling = False
         self._kept: frozenset[Key] | None = None
         self._order: Order = {}
@@ -143,8 +147,10 @@ class Supervisor:
                 return [*actions, *self._take_pulses(pulses, now, any(seen.is_full for seen in sightings))]
             case events.Stop(at_once):
                 return self._stop(at_once, now)
-            case events.Boot(config) | events.Reload(config):
-                return self._reload(config, now)
+            case events.Boot(config):
+                return self._reload(Reload(config), now)
+            case events.Reload():
+                return self._reload(event, now)
             case events.Resume(past):
                 return self._resume(past)
             case events.Rest() | events.Shift() | events.Scale():
@@ -191,9 +197,21 @@ class Supervisor:
         first = next(iter(self.keepers.values()), None)
         if first is None:
             return [Tell("warning", "there is no pool to scale")]
-        return self._scale(first.name, first.wanted + by)
+        workers = first.wanted + by
+        if workers == 0 and first.settings is not None and first.settings.size_range[0] > 0:
+            return [Tell("warning", f"{first.name}: stays at {first.wanted} workers, 0 is out of range")]
+        return self._set_size(first.name, workers)
 
     def _scale(self, pool: str, workers: int) -> list[Action]:
+        keeper = self.keepers.get(pool)
+        if workers or keeper is None or keeper.settings is None or self.phase is not Phase.RUNNING:
+            return self._set_size(pool, workers)
+        if keeper.is_done:
+            return [Tell("warning", f"{pool}: all its workers are done: there is nothing to stop")]
+        keeper.stop(self._now)
+        return [Tell("info", f"{pool}: stopped until it is scaled again")]
+
+    def _set_size(self, pool: str, workers: int) -> list[Action]:
         keeper = self.keepers.get(pool)
         if keeper is None or keeper.settings is None or self.phase is not Phase.RUNNING:
             return [Tell("warning", f"{pool}: there is no such pool running")]
@@ -231,22 +249,50 @@ class Supervisor:
 
     # Rollouts.
 
-    def _reload(self, config: Config, now: float) -> list[Action]:
+    def _reload(self, event: Reload, now: float) -> list[Action]:
         if self.phase is Phase.STOPPING:
             self.generation += 1
             self._kept = None  # what was bound for it has to be closed
             return [EndRollout(self.generation, "the server is stopping")]
         if self.phase is Phase.BOOTING and self._candidate is not None:
-            self._pending = config
+            pending = self._pending
+            self._pending = event.joined(pending.only, pending.forced) if pending else event
             return [Tell("info", "the reload waits for the first generation to get ready")]
+        if self._candidate is not None:  # what it was to roll out is not forgotten
+            event = event.joined(self._only, self._forced)
         actions = self._abandon(f"superseded by generation {self.generation + 1}", now)
         self.generation += 1
-        self._candidate, self._rolling = config, True
-        self._order = predecessors(config.pools)
-        for name, settings in config.pools.items():
+        self._candidate, self._only, self._forced, self._rolling = (
+            event.config,
+            event.only,
+            event.forced,
+            True,
+        )
+        self._order = predecessors(event.config.pools)
+        return [*actions, *self._begin_trials(event)]
+
+    def _begin_trials(self, event: Reload) -> list[Action]:
+        """Put the new generation on trial in the pools that are rolled out, and have something to roll out."""
+        pools, kept = [], []
+        for name, settings in event.config.pools.items():
+            if event.only is not None and name not in event.only:
+                continue
             keeper = self.keepers.setdefault(name, Keeper(name, self._births, self._chance))
-            keeper.try_generation(settings, self.generation)
-        return [*actions, Tell("info", f"rolling out generation {self.generation}")]
+            if self._is_unchanged(keeper, settings, event):
+                kept.append(Tell("info", f"{name}: keeps its workers: settings and release are the same"))
+            else:
+                keeper.try_generation(settings, self.generation)
+                pools.append(name)
+        which = "" if event.only is None else f" of {', '.join(pools) or 'no pool'}"
+        return [Tell("info", f"rolling out generation {self.generation}{which}"), *kept]
+
+    def _is_unchanged(self, keeper: Keeper, settings: Pool, event: Reload) -> bool:
+        """Tell whether a pool that wants it so keeps its workers: nothing has changed that they depend on."""
+        if settings.reload != "if-changed" or keeper.name in event.forced or keeper.is_done:
+            return False
+        old, new = self._config, event.config
+        is_same = old is not None and (old.master, old.log) == (new.master, new.log)
+        return is_same and keeper.settings == settings
 
     def _abandon(self, why: str, now: float) -> list[Action]:
         self._candidate = None
@@ -275,17 +321,36 @@ class Supervisor:
     def _is_still_done(self, settings: Pool) -> bool:
         """Tell whether work that is never done twice at a time still goes on in a pool that was removed meanwhile."""
         removed = (keeper for keeper in self.departing if keeper.name == settings.name)
-        return settings.restart == "once" and any(keeper.lives for keeper in removed)
+        is_single = settings.restart == "once" or settings.stops_first
+        return is_single and any(keeper.lives for keeper in removed)
 
     def waits_for(self, keeper: Keeper) -> list[str]:
         """Return the names of the pools that a pool's next generation has to wait for before it begins."""
         if keeper.trial is None or keeper.trial.cleared:
             return []
-        names = [name for name in self.keepers if name in self._order[keeper.name]]
-        return [name for name in names if self.keepers[name].verdict() is not Verdict.PASSED]
+        before = self._order[keeper.name] | self._tried_before(keeper)
+        return [name for name in self.keepers if name in before and self._is_undecided(name)]
+
+    def _is_undecided(self, name: str) -> bool:
+        return self.keepers[name].verdict() is not Verdict.PASSED
+
+    def _tried_before(self, keeper: Keeper) -> set[str]:
+        """Return the pools that are tried before one that has to end its workers for the trial.
+
+        If one of them fails, it has ended nobody in vain. A pool that comes after such a one cannot be among them.
+        """
+        if not _ends_workers(keeper):
+            return set()
+        last = {name for name, other in self.keepers.items() if _ends_workers(other)}
+        return {
+            name
+            for name in self._order.keys() & self.keepers.keys() - last
+            if not last & all_before(name, self._order)
+        }
 
     def _commit(self, config: Config, now: float) -> list[Action]:
         kept = frozenset(all_keyed(config))
+        self._config = config
         actions: list[Action] = [Adopt(config, self.generation)]
         for name in [name for name in self.keepers if name not in config.pools]:
             self.departing.append(self.keepers.pop(name))
@@ -293,10 +358,11 @@ class Supervisor:
         self.keepers = {name: self.keepers[name] for name in config.pools}
         for keeper in self.keepers.values():
             actions += keeper.commit(kept, now)
+            keeper.resting = keeper.resting and self._only is not None
         self._candidate, self.phase = None, Phase.RUNNING
         if self._pending is not None:
-            config, self._pending = self._pending, None
-            actions += self._reload(config, now)
+            pending, self._pending = self._pending, None
+            actions += self._reload(pending, now)
         return actions
 
     def _fail(self, keeper: Keeper, now: float) -> list[Action]:
@@ -308,8 +374,14 @@ class Supervisor:
             ended = self._end_rollout(reason, traceback)
             return [*ended, *self._quit("the first generation could not boot", now)]
         self._rolling = False
+        hint = ONLY_ONCE if keeper.settings is not None and keeper.trial.settings.may_exist_once else None
+        displaced = [found for found in self.keepers.values() if found.has_made_room]
         actions = self._abandon(f"generation {self.generation} was given up", now)
-        return [*actions, EndRollout(self.generation, reason, traceback)]
+        again = [
+            Tell("warning", f"{found.name}: its workers of generation {found.generation} are started again")
+            for found in displaced
+        ]
+        return [*actions, *again, EndRollout(self.generation, reason, traceback, hint)]
 
     # Stopping.
 
@@ -331,11 +403,36 @@ class Supervisor:
         ended = self._end_rollout()
         if self.phase is Phase.RUNNING:
             ended += self._abandon("stopped", now)
-        self.phase = Phase.STOPPING
-        for keeper in self._all():
-            delay = keeper.settings.drain_delay if keeper.settings else 0.0
-            keeper.close("stopped", now, delay)
+        elif self.phase is Phase.BOOTING:
+            self._stop_booting(now)
+        self.phase, self._stopped_at = Phase.STOPPING, now
         return [Tell("info", "stopping: requests in flight are finished"), *ended]
+
+    def _stop_booting(self, now: float) -> None:
+        """Take what is on trial for all that there is; what has not begun does not begin any more."""
+        for keeper in self._all():
+            keeper.settle()
+            if not keeper.everybody():
+                keeper.close("stopped", now)
+
+    def _let_leave(self, now: float) -> bool:
+        """While the server stops, end those pools that nobody needs any more; return whether there was one.
+
+        A pool is needed until every pool that named it in ``after`` has ended: its requests may need this one.
+        """
+        if self.phase is not Phase.STOPPING:
+            return False
+        going = [keeper for keeper in self._all() if keeper.closing is None and not self._is_needed(keeper)]
+        for keeper in going:
+            delay = keeper.settings.drain_delay if keeper.settings else 0.0
+            keeper.close("stopped", now, max(0.0, self._stopped_at + delay - now))
+        return bool(going)
+
+    def _is_needed(self, keeper: Keeper) -> bool:
+        return any(
+            other.settings is not None and keeper.name in other.settings.after and not other.is_over
+            for other in self._all()
+        )
 
     def _quit(self, why: str, now: float) -> list[Action]:
         actions = [*self._end_rollout(), *self._abandon(why, now)]
@@ -429,13 +526,20 @@ class Supervisor:
         actions += self._judge(now)
         self._clear()
         actions += self._stop_without_essential(now)
-        for keeper in self._all():
-            actions += keeper.converge(now)
-            keeper.settle_listeners()
+        self._let_leave(now)
+        actions += self._converge(now)
         if self._is_look_due(now):
             actions.append(Look())
         actions += [*self._bury_pools(), *self._await_clients(), *self._keep_listeners()]
         return [*actions, *self._finish()]
+
+    def _converge(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        for keeper in self._all():
+            actions += keeper.converge(now)
+            keeper.settle_listeners()
+        # A pool without workers ends here and now, and nothing else may happen that would let the next ones leave.
+        return actions + self._converge(now) if self._let_leave(now) else actions
 
     def _is_look_due(self, now: float) -> bool:
         """Tell whether it is time to look: at what was armed, or for workers that are too many, or too large."""
@@ -470,7 +574,7 @@ class Supervisor:
     def _keep_listeners(self) -> list[Action]:
         kept = frozenset(address for keeper in self._all() for address in keeper.addresses())
         if self._pending is not None:  # it waits, with its listeners open
-            kept |= all_keyed(self._pending).keys()
+            kept |= all_keyed(self._pending.config).keys()
         if kept == self._kept:
             return []
         self._kept = kept
@@ -490,6 +594,11 @@ class Supervisor:
             return []
         self._ended = True
         return [self._end or End(0)]
+
+
+def _ends_workers(keeper: Keeper) -> bool:
+    """Tell whether workers end so that a pool's next generation can be tried."""
+    return keeper.trial is not None and keeper.trial.settings.stops_first and bool(keeper.lives)
 
 
 def _is_answered(action: Action) -> bool:

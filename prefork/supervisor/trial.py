@@ -22,7 +22,8 @@ class Verdict(Enum):
 class Trial(msgspec.Struct):
     """A generation that does not count yet.
 
-    ``cleared`` once all that it comes after have passed; ``failure`` is how its latest worker failed, with the traceback;
+    ``cleared`` once all that it comes after have passed; ``places`` is how many workers it is tried with, once that is
+    known, ``spawned`` how many of them were started; ``failure`` is how its latest worker failed, with the traceback;
     ``ends`` are the final ones, by slot.
     """
 
@@ -30,6 +31,8 @@ class Trial(msgspec.Struct):
     generation: int
     cleared: bool = False
     begun: bool = False
+    places: int | None = None
+    spawned: int = 0
     failure: tuple[str, str] = ("no worker could be started", "")
     has_failed: bool = False
     has_done: bool = False
@@ -39,6 +42,11 @@ class Trial(msgspec.Struct):
     def is_once(self) -> bool:
         """Whether the generation has to be done before it counts."""
         return self.settings.restart == "once"
+
+    @property
+    def taken(self) -> int:
+        """How many places of the generation before it has to be given, because nobody starts before somebody has ended."""
+        return (self.places or 0) if self.settings.stops_first else 0
 
     def note_gone(self, life: Life) -> None:
         """Take notice of a worker of this generation that is gone, unasked; or of its template."""

@@ -30,7 +30,17 @@ from prefork.system import cgroup, ports, process, signals, tree
 from prefork.system.process import Child, Ended
 from prefork.system.tree import Process
 from prefork.worker import channel
-from prefork.worker.channel import Drain, Draining, Leave, Message, Ready, ReopenLogs, Signal, boot_failed, failed
+from prefork.worker.channel import (
+    Drain,
+    Draining,
+    Leave,
+    Message,
+    Ready,
+    ReopenLogs,
+    Signal,
+    boot_failed,
+    failed,
+)
 from prefork.worker.launch import cgroup_of, launch
 from prefork.worker.notices import Notices
 from prefork.worker.orders import TERMINATED
@@ -148,7 +158,9 @@ class Program:
         """Refuse to start a program whose port is in use: it would seem to be ready while another one answers there."""
         port = self._pool.ready.port
         if port is not None and ports.accepts(port):
-            raise BootError(f"port {port} accepts connections before the program has started: another one is there")
+            raise BootError(
+                f"port {port} accepts connections before the program has started: another one is there"
+            )
 
     def _open_notices(self) -> Notices | None:
         if not self._pool.ready.notify:

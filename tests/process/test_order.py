@@ -46,7 +46,7 @@ def go(folder: Path, generation: int, code: str = "") -> None:
 
 def test_what_runs_once_ends_before_the_others_start_at_each_start_and_reload(start, tmp_path):
     server = start(stepping(tmp_path))
-    server.wait_for("migrate/0 gen=1 .* ready in")
+    server.wait_for("migrate/0 gen=1 .* at work")
     status = server.run("status").stdout
     assert "web waits for migrate" in status
     assert server.pool("web")["workers"] == []
@@ -56,7 +56,7 @@ def test_what_runs_once_ends_before_the_others_start_at_each_start_and_reload(st
     assert "done" in next(line for line in server.run("status").stdout.splitlines() if "migrate" in line)
     with Load(server.address("web")) as load:
         server.signal(signal.SIGHUP)
-        server.wait_for("migrate/0 gen=2 .* ready in")
+        server.wait_for("migrate/0 gen=2 .* at work")
         load.wait_answered(50)
         assert {worker["generation"] for worker in server.workers("web")} == {1}
         go(tmp_path, 2)
@@ -106,10 +106,10 @@ def test_a_migration_that_is_superseded_or_stopped_is_told_so(start, tmp_path):
     go(tmp_path, 1)
     server.wait_serving()
     server.signal(signal.SIGHUP)
-    server.wait_for("migrate/0 gen=2 .* ready in")
+    server.wait_for("migrate/0 gen=2 .* at work")
     server.signal(signal.SIGHUP)
     server.wait_for("migrate/0 gen=2 .* ended: clean: superseded by generation 3")
-    server.wait_for("migrate/0 gen=3 .* ready in")
+    server.wait_for("migrate/0 gen=3 .* at work")
     assert server.stop() == 0
     assert steps(tmp_path) == ["1", "2", "3"]
 
@@ -122,7 +122,7 @@ def test_a_migration_that_a_signal_ends_has_not_been_done(start, tmp_path, when)
             "import sys, time\nprint('booting', file=sys.stderr)\ntime.sleep(60)\n"
         )
     server = start(config)
-    server.wait_for("^booting" if when == "before" else "migrate/0 gen=1 .* ready in")
+    server.wait_for("^booting" if when == "before" else "migrate/0 gen=1 .* at work")
     (pid,) = wait_until(lambda: server.pids("migrate"), "it runs")
     os.kill(pid, signal.SIGTERM)
     assert server.wait_exit() == 4

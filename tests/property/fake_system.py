@@ -20,6 +20,7 @@ from prefork.master.estate import decode, encode
 from prefork.supervisor import actions, events, recycling
 from prefork.supervisor.actions import Action
 from prefork.supervisor.events import Clock, Event, Exit, Pulse, Sighting
+from prefork.supervisor.pool import Keeper
 from prefork.supervisor.server import Phase, Supervisor
 from prefork.supervisor.worker import Life, State
 from prefork.units import Address, Share, TcpAddress
@@ -49,6 +50,8 @@ def pool(
 ) -> Pool:
     listen = () if task else tuple(Listen(address=port) for port in ports)
     kind = {"task" if task else "wsgi": "broken:app" if broken else "shop:app"}
+    if options.get("reload") == "if-changed":  # as a program
+        kind = {"command": ("broken:app" if broken else "shop:app",)}
     return Pool(name=name, listen=listen, surge=Share(number=surge), **kind, **options)  # type: ignore[arg-type]
 
 
@@ -354,6 +357,7 @@ class FakeSystem:
     def _fork(self, spawn: actions.Spawn) -> Event:
         self._check_order(spawn)
         self._check_finals(spawn)
+        self._check_places(spawn)
         assert spawn.birth not in self._births, "a birth is named twice"
         self._births.add(spawn.birth)
         life = self.supervisor.life(spawn.birth)
@@ -469,7 +473,10 @@ class FakeSystem:
         supervisor = self.supervisor
         candidate = supervisor._candidate
         if candidate is not None and spawn.generation == supervisor.generation:
-            for name in predecessors(candidate.pools)[spawn.pool.name]:
+            tried = [name for name, keeper in supervisor.keepers.items() if keeper.trial]
+            for name in predecessors(candidate.pools)[spawn.pool.name].intersection(tried):
+                if supervisor.keepers[name].stopped:
+                    continue
                 before = candidate.pools[name]
                 needed = before.workers if before.restart == "once" else 1
                 shown = self._proven.get((name, spawn.generation), 0)
@@ -477,6 +484,16 @@ class FakeSystem:
         if spawn.pool.restart == "once":
             others = [other for other in self._workers(spawn.pool.name) if other.pool.restart == "once"]
             assert all(other.generation == spawn.generation for other in others), "it is done twice at a time"
+
+    def _check_places(self, spawn: actions.Spawn) -> None:
+        """Where a worker has to end before the next one starts, nobody is in its place any more."""
+        if not spawn.pool.stops_first or spawn.slot == TEMPLATE:
+            return
+        others = self._workers(spawn.pool.name)
+        assert spawn.slot not in {other.slot for other in others}, "two are in one place"
+        keeper = self.supervisor.keepers[spawn.pool.name]
+        places = (keeper.trial.places or 0) if keeper.trial else 0
+        assert len(others) < max(keeper.wanted, places), "there are too many at a time"
 
     def _workers(self, name: str) -> list[Process]:
         """Return a pool's workers; whoever was given up because it survives SIGKILL cannot be waited for."""
@@ -530,10 +547,16 @@ class FakeSystem:
                 for life in serving
                 if life.birth in before and life.state in (State.DRAINING, State.LEAVING) and life.asked
             ]
-            if retired and not keeper.resting and keeper.closing is None:
+            if retired and not keeper.resting and keeper.closing is None and not self._may_fall(keeper):
                 ready = sum(life.state is State.READY for life in serving)
                 wanted = keeper.wanted - len(keeper.ends)
                 assert ready >= wanted, f"{len(retired)} retired, {ready} of {wanted} ready"
+
+    @staticmethod
+    def _may_fall(keeper: Keeper) -> bool:
+        """Tell whether a pool may have fewer ready workers for a while: some end before others start."""
+        stops_first = keeper.settings is not None and keeper.settings.stops_first
+        return keeper.stopped or stops_first or bool(keeper.trial and keeper.trial.taken)
 
     def _check_probes(self, asked: list[Action]) -> None:
         """While a pool's workers fail, one at a time is tried."""
@@ -556,9 +579,11 @@ class FakeSystem:
     def _check_sizes(self, event: Event, asked: list[Action]) -> None:
         """No pool scales beyond its bounds, and by its load only idle workers are retired."""
         for keeper in self.supervisor.keepers.values():
+            if self.supervisor.phase is Phase.STOPPING:
+                continue  # stopped at its start it goes on with those whom it has
             if keeper.closing is None and keeper.settings is not None and keeper.settings.scale is not None:
                 least, most = keeper.settings.size_range
-                assert least <= keeper.wanted <= most
+                assert keeper.stopped or least <= keeper.wanted <= most
         if isinstance(event, events.Looked):
             for drain in (action for action in asked if isinstance(action, actions.Drain)):
                 life = self.supervisor.life(drain.birth)
@@ -592,6 +617,7 @@ class FakeSystem:
             finals = self._finals.get((keeper.name, keeper.generation), [])
             assert len(keeper.ends) == len(finals) or self.scaled or self.immortals, "an end is forgotten"
             wanted = 0 if keeper.resting else max(0, keeper.wanted - len(keeper.ends))
+            assert not (keeper.stopped and wanted), "a stopped pool has workers"
             assert keeper.settings is not None
             assert not (keeper.settings.essential and keeper.is_done), (
                 "the server goes on without what is essential"
@@ -603,8 +629,10 @@ class FakeSystem:
             assert not any(life.lost or life.halted for life in keeper.lives.values())
             assert keeper.degraded is None
             templates = [(life.state, life.generation) for life in keeper.templates.lives.values()]
-            preloads = keeper.settings.preload and not keeper.resting and not keeper.is_done
+            sleeps = keeper.resting or keeper.stopped or keeper.is_done
+            preloads = keeper.settings.preload and not sleeps
             assert templates == [(State.READY, keeper.generation)] * preloads
         assert self.open == all_keyed(self.adopted).keys()
-        sleeping = [keeper for keeper in supervisor.keepers.values() if not (keeper.wanted or keeper.resting)]
+        keepers = supervisor.keepers.values()
+        sleeping = [found for found in keepers if not (found.wanted or found.resting or found.stopped)]
         assert self.awaited == frozenset(key for keeper in sleeping for key in keeper.addresses())

@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from prefork.config.listeners import keyed
 from prefork.config.order import circle, predecessors
 from prefork.config.schema import Config, Pool
 from prefork.config.schema import Scale as Scaling
@@ -39,11 +40,14 @@ AGE = 40.0
 IDLE_FOR = 6.0
 # An obedient world has settled by then: back-off at its limit, boots, drains and the clocks of who still hangs.
 LONG_ENOUGH = 300.0
-# A dump may be under way when the drain is ordered, and another follows its clock.
-SLOWEST_STOP = DRAIN_DELAY + SETTLE + CLOCKS["graceful_timeout"] + 2 * STACKS
+# A dump may be under way when the drain is ordered, and another follows its clock; three pools may leave one by one.
+SLOWEST_STOP = DRAIN_DELAY + 3 * (SETTLE + CLOCKS["graceful_timeout"] + 2 * STACKS)
 A_MOMENT = 0.1
 RESTARTS = ["always", "always", "always", "on-failure", "never", "once"]
 EXAMPLES = int(os.environ.get("SUPERVISOR_EXAMPLES", "200"))
+
+
+NAMES = st.sampled_from(["web", "api", "mail"])
 
 
 @st.composite
@@ -55,6 +59,8 @@ def scales(draw: st.DrawFn) -> Scaling:
 
 @st.composite
 def pools(draw: st.DrawFn, name: str, ports: list[int], broken: bool) -> Pool:
+    restart = draw(st.sampled_from(RESTARTS))
+    kind = "task" if restart == "once" else draw(st.sampled_from(["wsgi", "wsgi", "task", "command"]))
     return pool(
         name,
         [PORTS[number] for number in ports],
@@ -62,13 +68,15 @@ def pools(draw: st.DrawFn, name: str, ports: list[int], broken: bool) -> Pool:
         surge=draw(st.integers(1, 3)),
         workers=draw(st.integers(1, 4)),
         threads=draw(st.sampled_from([1, 4])),
-        preload=draw(st.booleans()),
+        preload=kind != "command" and draw(st.booleans()),
+        reload="if-changed" if kind == "command" else "always",
+        replace=draw(st.sampled_from(["start-first", "stop-first"])) if kind != "wsgi" else "start-first",
         drain_delay=draw(st.sampled_from([0.0, DRAIN_DELAY])),
-        restart=(restart := draw(st.sampled_from(RESTARTS))),
+        restart=restart,
         essential=restart in ("never", "on-failure") and draw(st.integers(0, 3)) == 3,
-        task=restart == "once" or (is_task := draw(st.integers(0, 3)) == 3),
+        task=kind == "task",
         max_age=draw(st.sampled_from([0.0, 0.0, 0.0, AGE])),
-        scale=draw(scales()) if restart == "always" and not is_task and draw(st.booleans()) else None,
+        scale=draw(scales()) if restart == "always" and kind == "wsgi" and draw(st.booleans()) else None,
         **CLOCKS,
     )
 
@@ -141,13 +149,38 @@ class Histories(RuleBasedStateMachine):
         assert self.system.wanted is not None
         self.system.tell(Reload(self.system.wanted))
 
+    @rule(new=configs(broken=True), names=st.sets(NAMES, min_size=1))
+    def reload_some(self, new: Config, names: set[str]) -> None:
+        """Some pools are as a new file has them, the others stay as they are, or as they are about to be."""
+        base = self.base()
+        pools = {name: found for name, found in base.pools.items() if name not in names}
+        pools |= {name: found for name, found in new.pools.items() if name in names}
+        merged = config(*pools.values())
+        keys = [key for found in pools.values() for key in keyed(found)]
+        if pools and len(set(keys)) == len(keys) and not circle(predecessors(pools)):
+            self.system.tell(Reload(merged, only=frozenset(names)))
+
+    @rule(name=NAMES)
+    def restart(self, name: str) -> None:
+        base = self.base()
+        if name in base.pools:
+            self.system.tell(Reload(base, only=frozenset({name}), forced=frozenset({name})))
+
+    def base(self) -> Config:
+        """Return the configuration that a part of a file is read into: the latest one, unless it was given up."""
+        supervisor = self.system.supervisor
+        pending = supervisor._pending and supervisor._pending.config
+        found = pending or supervisor._candidate or supervisor._config or self.system.wanted
+        assert found is not None
+        return found
+
     @rule(new=st.none() | configs(broken=True))
     def upgrade(self, new: Config | None) -> None:
         """Another program goes on, then reloads; or finds a file that it cannot read."""
         if self.system.upgrade() and new is not None:
             self.system.tell(Reload(new))
 
-    @rule(name=st.sampled_from(["web", "api", "mail"]), workers=st.integers(-1, 5))
+    @rule(name=NAMES, workers=st.integers(-1, 5))
     def scale(self, name: str, workers: int) -> None:
         self.system.tell(Scale(name, workers))
 

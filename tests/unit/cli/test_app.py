@@ -77,7 +77,10 @@ def test_every_command_has_a_summary_that_is_not_cut_off(capsys: Captured) -> No
     assert run_command(["--help"]) == 0
     out = capsys.readouterr().out
     commands = [line.split()[0] for line in out.split("Commands:\n")[1].splitlines()]
-    assert " ".join(commands) == "run check init schema list status reload upgrade scale stop reopen stacks"
+    assert (
+        " ".join(commands)
+        == "run check init schema list status reload restart upgrade scale signal stop reopen stacks"
+    )
     assert "..." not in out.split("Commands:")[1]
 
 
@@ -144,23 +147,42 @@ def test_each_problem_that_the_server_found_gets_its_own_error_and_hint(room: Ro
 
 def test_arguments_arrive_at_the_server(room: Room, capsys: Captured) -> None:
     asked: list[tuple[str, dict[str, Any]]] = []
+    rollout = {"generation": 2, "seconds": 1.5}
+    answers: dict[str, dict[str, Any]] = {
+        "scale": {"pool": "web", "workers": 7, "ready": 7, "stopped": False},
+        "reload": rollout,
+        "restart": rollout,
+        "signal": {"pool": "cron", "signal": "SIGUSR1", "programs": 1},
+    }
 
     def answer(request: Request, reply: Reply) -> None:
         asked.append((request.command, request.arguments))
-        reply.result({"pool": "web", "workers": 7} if request.command == "scale" else {"workers": []})
+        reply.result(answers.get(request.command, {"workers": []}))
 
     path = serve(room, answer)
     assert run_command(["scale", path, "web", "7"]) == 0
     assert run_command(["stacks", path]) == 0
     assert run_command(["stacks", path, "web/2"]) == 0
     assert run_command(["reopen", path]) == 0
+    assert run_command(["reload", path, "web", "api"]) == 0
+    assert run_command(["restart", path, "web"]) == 0
+    assert run_command(["signal", path, "cron", "USR1"]) == 0
     assert asked == [
         ("scale", {"pool": "web", "workers": 7}),
         ("stacks", {"worker": None}),
         ("stacks", {"worker": "web/2"}),
         ("reopen", {}),
+        ("reload", {"pools": ["web", "api"]}),
+        ("restart", {"pool": "web"}),
+        ("signal", {"pool": "cron", "signal": "USR1"}),
     ]
-    assert capsys.readouterr().err == "web: 7 workers wanted\nlog reopened\n"
+    assert capsys.readouterr().err.splitlines() == [
+        "web: 7 of 7 workers ready",
+        "log reopened",
+        "reloaded: generation 2 serves, after 1.5 s",
+        "restarted web: generation 2, after 1.5 s",
+        "cron: sent SIGUSR1 to 1 program",
+    ]
 
 
 def test_interrupting_a_waiting_client_exits_130_quietly(room: Room, capsys: Captured) -> None:
@@ -192,9 +214,12 @@ def test_check_prints_all_problems_and_exits_2(folder: str, capsys: Captured) ->
     assert "hint: did you mean workers?" in err
 
 
+STOP = "a stop takes at most 31.5 s: TimeoutStopSec and terminationGracePeriodSeconds have to be longer"
+
+
 def test_check_says_that_all_is_well(folder: str, capsys: Captured) -> None:
     assert run_command(["check", path := write(folder, GOOD), "--set", "pool.web.workers=5"]) == 0
-    assert capsys.readouterr() == (f"{path}: all is well: 1 pool, 5 workers\n", "")
+    assert capsys.readouterr() == (f"{path}: all is well: 1 pool, 5 workers\n{STOP}\n", "")
 
 
 def test_check_shows_the_traceback_of_an_application_that_does_not_load(

@@ -21,7 +21,7 @@ from prefork.control.messages import (
     "request_",
     [
         Request(1, "status", {}),
-        Request(2, "reload", {}),
+        Request(2, "reload", {"pools": ["web"]}),
         Request(3, "scale", {"pool": "web", "workers": 4}),
         Request(4, "stop", {"now": True}),
         Request(5, "stacks", {"worker": "web/2"}),
@@ -80,7 +80,11 @@ def test_missing_arguments_get_their_defaults() -> None:
             "missing required field `workers`",
         ),
         (b'{"id": 7, "command": "scale", "arguments": {"pool": "web", "workers": "4"}}', 7, "Expected `int`"),
-        (b'{"id": 7, "command": "stpo"}', 7, "unknown command 'stpo', expected one of status, reload, scale"),
+        (
+            b'{"id": 7, "command": "stpo"}',
+            7,
+            "unknown command 'stpo', expected one of status, reload, restart",
+        ),
     ],
 )
 def test_a_line_that_is_no_request_is_refused_with_what_can_be_known(

@@ -47,6 +47,7 @@ def ask_stacks(state: State) -> tuple[Any, list[dict[str, Any]]]:
         cast(Any, SimpleNamespace(keepers={"web": keeper}, departing=[])),
         cast(Any, None),
         cast(Any, None),
+        cast(Any, None),
         later,
         cast(Any, None),
     )
