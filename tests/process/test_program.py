@@ -36,7 +36,9 @@ def launch(start, tmp_path):
     def launch_script(text: str, name: str = "shop_server.py") -> Server:
         (tmp_path / name).write_text(text)
         env = {"PREFORK_MASTER__CONTROL": str(tmp_path / "control.sock")}
-        return start("", env=env, command=[sys.executable, name])
+        server = start("", env=env, command=[sys.executable, name])
+        server.file = tmp_path / name  # by which commands find it
+        return server
 
     return launch_script
 
