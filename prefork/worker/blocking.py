@@ -163,7 +163,11 @@ class Crew:
 
     def wait_until_done(self, hands: Sequence[Hand]) -> None:
         """Return once the worker drains and no thread is busy, except with requests that are overdue anyway."""
-        self.worker.stopping.wait()
+        while not self.worker.stopping.is_set():
+            try:
+                self.worker.stopping.wait()
+            except BaseException as error:  # noqa: BLE001 - raised again unless it is known
+                self.orders.survive_handler(error)
         with self._changed:
             while (until := self._done_at(hands)) > (now := time.monotonic()):
                 self._changed.wait(until - now)
@@ -206,12 +210,22 @@ class Hand:
         crew = self._crew
         crew.worker.enter_lane(self.number)
         while self._orders.drain_by is None:
-            if (accepted := crew.next_connection()) is not None:
+            if (accepted := self._next_connection()) is not None:
                 self._receive(*accepted)
         crew.leave()
         while (accepted := crew.next_leftover()) is not None:
             self._receive(*accepted)
         crew.finish(self)
+
+    def _next_connection(self) -> Accepted | None:
+        if self._crew.pool.threads > 1:
+            return self._crew.next_connection()
+        self._orders.keep_hearing()  # this is the main thread, which signal handlers run in
+        try:
+            return self._crew.next_connection()
+        except BaseException as error:  # noqa: BLE001 - raised again unless it is known
+            self._orders.survive_handler(error)
+            return None
 
     def _receive(self, connection: socket.socket, address: Any, listener: int) -> None:
         crew = self._crew

@@ -189,7 +189,10 @@ class Loop:
         if self._threads is not None:
             self._threads.start()
         while not self._is_done():
-            self._turn()
+            try:
+                self._turn()
+            except BaseException as error:  # noqa: BLE001 - raised again unless it is known
+                self._orders.survive_handler(error)
             if self._now >= self._look_at:
                 self._wait_for_last_clients(self._last_call)
         self._close()
@@ -280,6 +283,7 @@ class Loop:
         self._row.rest()
         if self._threads is None:
             self._row.set_free(self._now)
+            self._orders.keep_hearing()
         else:
             self._threads.wake()
         if self._orders.max_requests:

@@ -74,6 +74,8 @@ class Orders:
         # The descriptor is written by the C part of the signal handler, so even a handler that never
         # returns to the interpreter's main loop does not delay a TERM.
         signal.set_wakeup_fd(self._signalled, warn_on_full_buffer=False)
+        # The application may lose the descriptor, as asyncio does with its last signal handler.
+        self.hear_by_handler()
 
     def listen(self) -> None:
         """Begin to hear the master and this process's signals."""
@@ -85,6 +87,25 @@ class Orders:
         uvloop takes it whenever it runs in the main thread, for ``add_signal_handler``, and then runs the handlers.
         """
         signals.handle_term(lambda number, _frame: self._note_signal(number))
+
+    def keep_hearing(self) -> None:
+        """Hear TERM again if the application has given it up; for loops in the main thread, before they wait.
+
+        So does asyncio.run() where its coroutines had a handler of their own: at its end TERM would kill.
+        """
+        if signals.is_default(signal.SIGTERM):
+            signal.set_wakeup_fd(self._signalled, warn_on_full_buffer=False)
+            self.hear_by_handler()
+
+    def survive_handler(self, error: BaseException) -> None:
+        """Drain if a handler that the application has for a signal has raised an exception between two requests.
+
+        It may have struck anywhere in the loop, so this worker is replaced. Raises what is no such exception.
+        """
+        if not signals.is_of_handler(error):
+            raise error
+        logger.error("a signal handler of the application failed; the worker is replaced", exc_info=error)
+        self.drain()
 
     def say(self, message: Message) -> None:
         """Tell the master something; it may be gone, which this end hears of by itself."""

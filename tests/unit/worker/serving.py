@@ -45,6 +45,12 @@ class FakeOrders:
     def leave_queue(self) -> None:
         self.has_left_queue.set()
 
+    def keep_hearing(self) -> None:
+        """Have no signals: this is no main thread."""
+
+    def survive_handler(self, error: BaseException) -> None:
+        raise error
+
     def wake_master(self) -> None:
         self.woken_master += 1
 
