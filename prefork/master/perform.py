@@ -108,6 +108,11 @@ def drain(server: Server, action: actions.Drain) -> None:
         charge.child.send_signal(signal.SIGTERM)
 
 
+def look_again(server: Server, action: actions.LookAgain) -> None:
+    """Tell a worker to look at its listeners; one that takes no messages is told otherwise that it has to leave."""
+    channel.send(server.charges[action.birth].channel, channel.LookAgain())
+
+
 def terminate(server: Server, action: actions.Terminate) -> None:
     """Tell a worker by a signal to drain."""
     server.charges[action.birth].child.send_signal(signal.SIGTERM)
@@ -272,6 +277,7 @@ def tell(_server: Server, action: actions.Tell) -> None:
 PERFORM: dict[type[actions.Action], Callable[[Server, Any], events.Event | None]] = {
     actions.Spawn: spawn,
     actions.Drain: drain,
+    actions.LookAgain: look_again,
     actions.Terminate: terminate,
     actions.Leave: leave,
     actions.DumpStacks: dump_stacks,

@@ -41,6 +41,12 @@ class Drain(msgspec.Struct, frozen=True):
     empty_queue: bool
 
 
+class LookAgain(msgspec.Struct, frozen=True):
+    """Tell a worker to look at its listeners: another one has died, perhaps between its wake-up and its accept."""
+
+    birth: int
+
+
 class Terminate(msgspec.Struct, frozen=True):
     """Send SIGTERM to a worker that cannot be talked to; it means drain."""
 
@@ -147,6 +153,7 @@ Action = (
     Spawn
     | Disown
     | Drain
+    | LookAgain
     | Terminate
     | Leave
     | DumpStacks

@@ -24,12 +24,13 @@ from prefork.supervisor.actions import (
     EndRollout,
     KeepListeners,
     Look,
+    LookAgain,
     Spawn,
     Tell,
     Watch,
 )
 from prefork.supervisor.events import Event, Pulse, Reload, Sighting, WorkerEvent
-from prefork.supervisor.pool import ONLY_ONCE, Keeper
+from prefork.supervisor.pool import ONLY_ONCE, Keeper, addresses_of
 from prefork.supervisor.trial import Verdict
 from prefork.supervisor.worker import Input, Life, State
 
@@ -184,7 +185,23 @@ class Supervisor:
             actions += keeper.note_ready(life)
         if life.state is State.GONE:
             actions += keeper.note_gone(life, now)
+            actions += self._pass_on_wake_up(life)
         return actions
+
+    def _pass_on_wake_up(self, dead: Life) -> list[Action]:
+        """Have others look at the listeners of a worker that died while it was in their queue.
+
+        The kernel may have woken it, and nobody else, for a connection that it has not accepted.
+        """
+        if dead.ready_at is None or dead.left_queue:
+            return []
+        addresses = addresses_of(dead.pool)
+        return [
+            LookAgain(life.birth)
+            for keeper in self._all()
+            for life in keeper.lives.values()
+            if life.state is State.READY and not addresses.isdisjoint(addresses_of(life.pool))
+        ]
 
     def _rest(self) -> list[Action]:
         if self.phase is not Phase.RUNNING:

@@ -10,6 +10,10 @@ being registered with epoll, so it costs nothing while nobody connects:
 
 An exclusive registration cannot be modified, only removed and added (epoll_ctl(2)); what is waiting at that moment
 is reported by the addition, so no connection is forgotten between the two.
+
+A worker that leaves may have been the one that the kernel woke: the wake-up is used up, and a single client would
+wait beside idle workers until the next one comes. So whoever leaves takes what it may have been woken for
+(``leave``), and where a worker has died, the others look for themselves (``look_again``).
 """
 
 from __future__ import annotations
@@ -130,9 +134,38 @@ class Acceptor:
         else:
             self._stand(Mode.EAGER)
 
+    def look_again(self) -> None:
+        """Have epoll report anew what waits: the wake-up for it may have gone to a worker that has died."""
+        mode = self._mode
+        self._stand(Mode.PAUSED)
+        if mode is not Mode.PAUSED:
+            self._stand(mode)
+
+    def stand_aside(self) -> None:
+        """Hear no more of new connections; ``next_in_queue`` still finds them."""
+        self._stand(Mode.PAUSED)
+
+    def next_in_queue(self) -> Accepted | None:
+        """Return a connection that waits, whatever the others hold: nobody comes after these workers."""
+        return next(filter(None, map(self._accept_now, tuple(self.descriptors))), None)
+
     def empty_queue(self) -> list[Accepted]:
-        """Return every connection that waits, whatever the others hold: nobody comes after this worker."""
-        return [accepted for fd in self.descriptors for accepted in self._accept_all(fd)]
+        """Return every connection that waits: nobody comes after this worker."""
+        return list(iter(self.next_in_queue, None))
+
+    def leave(self, most: int) -> list[Accepted]:
+        """Leave the queue for good, and return what this worker may have been woken for.
+
+        Args:
+            most: how many wake-ups it may have used up for each listener: one for each thread that waited.
+
+        """
+        was_eager = self._mode is Mode.EAGER  # only an exclusive wake-up is one that nobody else has had
+        self._stand(Mode.PAUSED)  # from here on the kernel wakes the others
+        places = [fd for fd in self.descriptors for _ in range(most)] if was_eager else []
+        taken = [accepted for accepted in map(self._accept_now, places) if accepted is not None]
+        self.close()
+        return taken
 
     def close(self) -> None:
         """Leave the queue for good and close this process's copies of the listeners."""
@@ -197,19 +230,20 @@ class Acceptor:
         self.descriptors |= self._shut
         self._shut.clear()
 
-    def _accept_all(self, descriptor: int) -> list[Accepted]:
-        found: list[Accepted] = []
+    def _accept_now(self, descriptor: int) -> Accepted | None:
+        """Accept one connection, if there is one, of a listener that is about to be left."""
         while True:
             try:
-                found.append((*self.descriptors[descriptor].accept(), descriptor))
+                taken, address = self.descriptors[descriptor]._accept()  # type: ignore[attr-defined]  # noqa: SLF001
             except BlockingIOError:
-                return found
+                return None
             except OSError as error:
-                if error.errno == SHUT:
-                    return found
-                if error.errno not in TRANSIENT:
+                if error.errno in TRANSIENT:
+                    continue
+                if error.errno != SHUT:
                     self._report(f"connections are left in the queue: {error.strerror}")
-                    return found
+                return None
+            return self._make(*self._kinds[descriptor], taken), address, descriptor
 
     def _endure(self, error: OSError, descriptor: int, now: float) -> None:
         if error.errno in TRANSIENT:

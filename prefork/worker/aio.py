@@ -201,6 +201,7 @@ class House:
         # an exclusive registration is none: the kernel wakes all idle workers of the pool, one of them accepts.
         self._loop.add_reader(self._epoll.fileno(), self._look)
         self._loop.add_reader(self._orders.wake_fd, self._hear)
+        self._loop.add_reader(self._orders.look_fd, self._look_again)
         self._settle(time.monotonic())
 
     # Accepting
@@ -214,6 +215,10 @@ class House:
         if accepted is not None:
             self._admit(accepted)
         self._settle(now)
+
+    def _look_again(self) -> None:
+        self._orders.hear_look()
+        self._acceptor.look_again()
 
     def _admit(self, accepted: Accepted) -> None:
         task = self._loop.create_task(self._receive(*accepted))
@@ -331,7 +336,9 @@ class House:
         if self._due is not None:
             self._due.cancel()
         self._loop.remove_reader(self._epoll.fileno())
-        self._acceptor.close()
+        self._loop.remove_reader(self._orders.look_fd)
+        for accepted in self._acceptor.leave(most=1):
+            self._admit(accepted)
         self._epoll.close()
         self._orders.leave_queue()
         self._row.set_connections(len(self._tasks))

@@ -86,10 +86,12 @@ class Crew:
         self.contexts = contexts
         self._held = 0
         self._has_left = False
+        self._shares_queue = False  # whether it leaves, and serves what waits together with others that leave
         self._leftovers: deque[Accepted] = deque()
         self._short_at = 0.0
         self._epoll = select.epoll()
         self._epoll.register(orders.wake_fd, select.EPOLLIN)
+        self._epoll.register(orders.look_fd, select.EPOLLIN)
         # Accepting and closing the listeners exclude each other: a closed descriptor's number may be reused.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -104,7 +106,7 @@ class Crew:
         )
         self.doors = doors_of(self.pool, listeners)
         self._acceptor.settle(0, time.monotonic())
-        self._watched = 1 + len(listeners)
+        self._watched = 2 + len(listeners)
 
     def close_in_copy(self) -> None:
         """Let a process that a handler has forked wait for no clients."""
@@ -125,17 +127,28 @@ class Crew:
             for descriptor, _ in ready:
                 if descriptor in self._acceptor.descriptors:
                     self._acceptor.signal(descriptor, now)
+                elif descriptor == self.orders.look_fd:
+                    self.orders.hear_look()
+                    self._acceptor.look_again()
             accepted = self._acceptor.take(now)
             self._hold(int(accepted is not None), now)
         return accepted
 
     def next_leftover(self) -> Accepted | None:
-        """Return a connection that waited when the worker left the queue, as long as there are any."""
+        """Return a connection for a worker that leaves, one for each thread that is free, as long as there are any."""
         with self._lock:
-            if not self._leftovers:
-                return None
-            self._hold(1, 0.0)
-            return self._leftovers.popleft()
+            accepted = self._leftovers.popleft() if self._leftovers else None
+            if accepted is None and self._shares_queue:
+                accepted = self._acceptor.next_in_queue()
+            if accepted is not None:
+                self._hold(1, 0.0)
+                return accepted
+            has_found_end, self._shares_queue = self._shares_queue, False
+            if has_found_end:
+                self._acceptor.close()
+        if has_found_end:
+            self.orders.leave_queue()
+        return None
 
     def release(self) -> None:
         """Count one connection less."""
@@ -150,9 +163,14 @@ class Crew:
             if self._has_left:
                 return
             self._has_left = True
-            if self.orders.queue_time is not None:
+            self._shares_queue = self.orders.queue_time is not None and not self.orders.is_orphan
+            if self._shares_queue:
+                self._acceptor.stand_aside()
+                return
+            if self.orders.queue_time is not None:  # an orphan's listeners are shut in a moment
                 self._leftovers.extend(self._acceptor.empty_queue())
-            self._acceptor.close()
+            # Each thread that waits may have used up a wake-up.
+            self._leftovers.extend(self._acceptor.leave(most=max(1, self.pool.threads - self._held)))
         self.orders.leave_queue()
 
     def finish(self, hand: Hand) -> None:

@@ -122,6 +122,10 @@ class Drain(Message, frozen=True):
     empty_queue: bool = False
 
 
+class LookAgain(Message, frozen=True):
+    """Master: look at the listeners: a worker has died that may have been woken for a connection in their queue."""
+
+
 class Leave(Message, frozen=True):
     """Master: exit at once, whatever is in flight."""
 
@@ -142,7 +146,7 @@ class WriteLogs(Message, frozen=True):
 
 FromWorker = Ready | BootFailed | Failed | Busy | Draining | Spent | Detached | HasEnded
 FromUnborn = Born | NotBorn
-FromMaster = Drain | Leave | ReopenLogs | Signal | WriteLogs | Fork
+FromMaster = Drain | LookAgain | Leave | ReopenLogs | Signal | WriteLogs | Fork
 
 _from_unborn = msgspec.msgpack.Decoder(FromUnborn)
 _from_worker = msgspec.msgpack.Decoder(FromWorker)

@@ -80,6 +80,8 @@ MAX_ADDRESSES = 256
 
 IN, OUT, EDGE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLET
 READING = Phase.READING  # an enum's attribute takes its time, and this one is looked up for each event
+# Of connections whose first request is yet to come, after some words with the client or with its proxy.
+COMING = {Phase.GREETING, Phase.HANDSHAKING}
 # Classes of deadlines.
 HEAD, BODY, IDLE, WRITE, LINGERING, DRAINED = range(6)
 PLAIN: Mapping[int, ssl.SSLContext] = MappingProxyType({})
@@ -194,7 +196,7 @@ class Loop:
             except BaseException as error:  # noqa: BLE001 - raised again unless it is known
                 self._orders.survive_handler(error)
             if self._now >= self._look_at:
-                self._wait_for_last_clients(self._last_call)
+                self._serve_last_clients()
         self._close()
 
     def close_in_copy(self) -> None:
@@ -221,6 +223,7 @@ class Loop:
         self._epoll.register(self._mailbox.fd, IN)
         # Readable for good once a drain is on: each further order is an edge of its own.
         self._epoll.register(self._orders.wake_fd, IN | EDGE)
+        self._epoll.register(self._orders.look_fd, IN)
         self._acceptor.settle(0, self._now)
 
     def _resign(self, error: SystemExit) -> None:
@@ -306,6 +309,9 @@ class Loop:
         elif fd in self._acceptor.descriptors:
             self._acceptor.signal(fd, self._now)
             return True
+        elif fd == self._orders.look_fd:
+            self._orders.hear_look()
+            self._acceptor.look_again()
         return False
 
     def _expire(self) -> None:
@@ -965,27 +971,45 @@ class Loop:
         if queue_time is None:
             self._leave_queue()
         else:
-            # Whoever comes last is to be answered within the drain as well.
-            self._wait_for_last_clients(self._now + min(queue_time, self._pool.graceful_timeout / 2))
+            self._acceptor.stand_aside()
+            # The last client is to be answered within the drain as well.
+            self._last_call = self._now + min(queue_time, self._pool.graceful_timeout / 2)
+            self._look_at = self._now
 
-    def _wait_for_last_clients(self, until: float) -> None:
-        """Empty the queue, and leave it when nobody is connecting any more, or at that moment."""
-        is_over = self._now >= until or not any(
+    def _serve_last_clients(self) -> None:
+        """Share what waits in the queue with the siblings, and leave it when nobody is connecting any more."""
+        is_late = self._now >= self._last_call
+        is_over = is_late or not any(
             tcp.has_handshakes(listener)
             for fd, listener in self._acceptor.descriptors.items()
             if fd not in self._inherited
         )
-        for accepted in self._acceptor.empty_queue():
+        if is_late and (self._orders.is_orphan or self._inherited):
+            # New clients may come for ever, and an orphan's listeners are shut in a moment.
+            self._leave_queue(everything=True)
+        elif not self._may_begin():
+            self._look_at = self._now + QUEUE_PAUSE
+        elif (accepted := self._acceptor.next_in_queue()) is not None:
             if (connection := self._adopt(*accepted)) is not None:
-                self._await(connection)
-        if is_over:
+                self._welcome(connection)
+            self._look_at = self._now
+        elif is_over:
             self._leave_queue()
         else:
-            self._look_at, self._last_call = self._now + QUEUE_PAUSE, until
+            self._look_at = self._now + QUEUE_PAUSE
 
-    def _leave_queue(self) -> None:
+    def _may_begin(self) -> bool:
+        """Return whether a request that came now would be begun at once, and not wait for those before it."""
+        connections = self._connections.values()
+        coming = sum(connection.phase in COMING or connection.body is not None for connection in connections)
+        return coming + self._running < self._pool.threads
+
+    def _leave_queue(self, *, everything: bool = False) -> None:
         self._look_at = math.inf
-        self._acceptor.close()
+        last = self._acceptor.empty_queue() if everything else []
+        for accepted in last + self._acceptor.leave(most=1):
+            if (connection := self._adopt(*accepted)) is not None:
+                self._await(connection)
         self._orders.leave_queue()
 
     def _overdue(self) -> int:

@@ -18,7 +18,18 @@ from prefork.log import logger
 from prefork.scoreboard import Row, State
 from prefork.system import signals
 from prefork.worker import channel
-from prefork.worker.channel import Busy, Detached, Drain, Draining, Leave, Message, Ready, ReopenLogs, Spent
+from prefork.worker.channel import (
+    Busy,
+    Detached,
+    Drain,
+    Draining,
+    Leave,
+    LookAgain,
+    Message,
+    Ready,
+    ReopenLogs,
+    Spent,
+)
 from prefork.worker.leaving import detach, leave
 from prefork.worker.logs import Logs
 from prefork.worker.post import Post
@@ -41,9 +52,11 @@ class Orders:
 
     Attributes:
         wake_fd: readable, and so for good, from the moment the worker has to drain; for the loop's epoll.
+        look_fd: readable when the loop is to look at its listeners again, until it calls ``hear_look``.
         drain_by: when the drain must be over, in seconds of the monotonic clock; None while there is none.
         queue_time: None, or the drain has to accept all that waits in the listeners' queues first, and waits so many
             seconds for clients that are just connecting.
+        is_orphan: whether the master is gone, so that nobody keeps new clients away.
         exit_code: what the process is to end with.
         hooks: what is called right before Ready, and when the drain begins.
         max_requests: how many requests the worker is to serve; 0 if that is no matter, or was reported.
@@ -52,7 +65,10 @@ class Orders:
 
     def __init__(self, post: Post, worker: Worker, row: Row, logs: Logs) -> None:
         self.wake_fd, self._wake = os.pipe()
+        self.look_fd, self._look = os.pipe()
+        os.set_blocking(self.look_fd, False)
         self.drain_by: float | None = None
+        self.is_orphan = False
         self.queue_time: float | None = None
         self.exit_code = 0
         self.hooks = NO_HOOKS
@@ -127,6 +143,11 @@ class Orders:
         """Tell the master that this worker accepts no more: its listeners are closed."""
         self._left_queue.set()
         self.say(Draining())
+
+    def hear_look(self) -> None:
+        """Take note that the loop is about to look at its listeners; another thread may have done so."""
+        with suppress(BlockingIOError):
+            os.read(self.look_fd, READ_SIZE)
 
     def wake_master(self) -> None:
         """Tell the master that a deadline is armed; only needed while the board is not watched."""
@@ -224,6 +245,8 @@ class Orders:
         message, descriptors = received
         if isinstance(message, Drain):
             self.drain(message.grace, QUEUE_TIME if message.empty_queue else None)
+        elif isinstance(message, LookAgain):
+            os.write(self._look, b"!")
         elif isinstance(message, Leave):
             self._logs.write()
             leave(0)
@@ -236,6 +259,7 @@ class Orders:
     def _survive_master(self) -> None:
         """Finish what is in flight, on time, without anybody who would enforce it."""
         # Nobody keeps new clients away any more, so there may be no end of them.
+        self.is_orphan = True
         self.drain(queue_time=ORPHANS_QUEUE / 2)
         # The end of file may as well mean that the handler has closed descriptors that are not its own: then the
         # listeners are its siblings' and stay open. The parent changes a moment after the end of file, not before.

@@ -26,7 +26,9 @@ class FakeOrders:
 
     def __init__(self) -> None:
         self.wake_fd, self._wake = os.pipe()
+        self.look_fd, self._look = os.pipe()
         self.drain_by: float | None = None
+        self.is_orphan = False
         self.queue_time: float | None = None
         self.exit_code: int | None = None
         self.max_requests = 0
@@ -37,6 +39,12 @@ class FakeOrders:
         self.queue_time = queue_time
         self.drain_by = time.monotonic() + grace
         os.write(self._wake, b"!")
+
+    def look_again(self) -> None:
+        os.write(self._look, b"!")
+
+    def hear_look(self) -> None:
+        os.read(self.look_fd, 64)
 
     def resign(self, code: int) -> None:
         self.exit_code = code
@@ -57,6 +65,8 @@ class FakeOrders:
     def close(self) -> None:
         os.close(self.wake_fd)
         os.close(self._wake)
+        os.close(self.look_fd)
+        os.close(self._look)
 
 
 class CountingRow(Row):

@@ -158,6 +158,39 @@ def test_the_queue_is_emptied_whatever_the_others_hold(worker: Worker) -> None:
     assert len(taken) == 3
 
 
+def test_who_leaves_takes_what_it_may_have_been_woken_for_and_no_more(worker: Worker) -> None:
+    for _ in range(3):
+        worker.connect()
+    taken = worker.acceptor.leave(most=2)
+    worker.sockets += [connection for connection, *_ in taken]
+    assert len(taken) == 2
+    assert not worker.acceptor.descriptors
+
+
+def test_who_was_not_to_be_woken_takes_nothing_along(worker: Worker) -> None:
+    worker.acceptor.settle(LIMIT, 0.0)
+    worker.connect()
+    assert not worker.acceptor.leave(most=1)
+
+
+def test_what_waits_is_reported_again_when_another_worker_has_died() -> None:
+    dying, living = Worker(), select.epoll()
+    listener = dying.listeners[0]
+    reports: list[str] = []
+    acceptor = Acceptor(living, [listener.dup()], lambda _now: None, LIMIT, reports.append)
+    acceptor.settle(0, 0.0)
+    dying.connect()
+    acceptor.look_again()
+    ((descriptor, _),) = living.poll(0)
+    acceptor.signal(descriptor, 0.0)
+    taken = acceptor.take(0.0)
+    assert taken is not None
+    taken[0].close()
+    acceptor.close()
+    living.close()
+    dying.close()
+
+
 def test_a_listener_that_was_shut_down_is_left() -> None:
     worker = Worker(listeners=2)
     worker.listeners[0].shutdown(socket.SHUT_RDWR)
