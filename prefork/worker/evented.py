@@ -193,10 +193,10 @@ class Loop:
         while not self._is_done():
             try:
                 self._turn()
+                if self._now >= self._look_at:
+                    self._serve_last_clients()
             except BaseException as error:  # noqa: BLE001 - raised again unless it is known
                 self._orders.survive_handler(error)
-            if self._now >= self._look_at:
-                self._serve_last_clients()
         self._close()
 
     def close_in_copy(self) -> None:
