@@ -664,7 +664,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         int,
         option(
             Unit.COUNT,
-            "connections held by one worker; beyond it, it stops accepting",
+            "connections held by one worker; then idle ones are closed, oldest first",
             foreign="task command",
             ge=1,
             le=MANY,

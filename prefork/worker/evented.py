@@ -264,8 +264,20 @@ class Loop:
             self._expire()
         if self._now >= self._shed_at:
             self._shed()
-        if len(connections) != self._held:
+        if len(connections) != self._held or len(connections) >= self._pool.max_connections:
+            self._make_room()
             self._settle()
+
+    def _make_room(self) -> None:
+        """Close the connection that has idled for longest, or nobody else gets in; nginx does likewise."""
+        oldest = self._timers.oldest(IDLE)
+        if oldest is None or len(self._connections) < self._pool.max_connections:
+            return
+        if oldest.is_idle and not oldest.has_unread():
+            oldest.shut()
+            self._drop(oldest)
+        else:  # its next request has come, or has begun to: this turn's events did not show it yet
+            self._timers.arm(oldest, IDLE, self._now)
 
     def _choose_timeout(self) -> float | None:
         if not self._mailbox.fall_asleep() or self._postponed:

@@ -56,6 +56,10 @@ class Timers(Generic[T]):
             del self._queues[timed.timer][timed]
             timed.timer = None
 
+    def oldest(self, timer: int) -> T | None:
+        """Return the one of a class whose deadline comes first, if there is any."""
+        return next(iter(self._queues[timer]), None)
+
     def expired(self, now: float) -> list[T]:
         """Return those whose deadline has come, which they keep until they are armed anew or disarmed."""
         found: list[T] = []

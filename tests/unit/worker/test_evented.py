@@ -669,3 +669,15 @@ def test_newcomers_do_not_wait_for_a_turn_of_all_others_each(monkeypatch: pytest
         client.close()
     with site:
         pass
+
+
+def test_at_max_connections_the_oldest_idle_one_gives_way() -> None:
+    with Site(echo, max_connections=3) as site:
+        clients = [site.connect() for _ in range(4)]
+        for client in clients:
+            client.sendall(request())
+            read_answer(client)
+        assert [client.recv(1) for client in clients[:2]] == [b"", b""]
+        for client in clients[2:]:
+            client.sendall(request("/again"))
+            assert b"/again" in read_answer(client)[1]
