@@ -94,16 +94,19 @@ class Lifeline:
         fault = (
             "a Unix socket cannot listen again" if isinstance(name, str) else _listen_again(listener, name)
         )
-        what = f"{self._address(name)} was shut down by a worker (shutdown(2)), for all workers"
+        what = f"{_address(listener, name)} was shut down by a worker (shutdown(2)), for all workers"
         if fault is None:
             logger.error("%s; it listens again, and clients that waited there are lost", what)
         else:
             listener.is_dead = True
             logger.error("%s; no client can connect: %s; a reload binds it anew", what, fault)
 
-    @staticmethod
-    def _address(name: Any) -> Address:
-        return UnixAddress(name) if isinstance(name, str) else TcpAddress(*name[:2])
+
+def _address(listener: Listener, name: Any) -> Address:
+    """Return where a listener listened; a Unix socket is bound beside its path, and moved there."""
+    if isinstance(listener.listen.address, UnixAddress):
+        return listener.listen.address
+    return UnixAddress(name) if isinstance(name, str) else TcpAddress(*name[:2])
 
 
 def _listen_again(listener: Listener, name: Any) -> str | None:
