@@ -114,14 +114,8 @@ class Trust:
         return self._look_up(address) if known is None else known
 
     def _look_up(self, address: str) -> bool:
-        if IPV4.fullmatch(address):
-            return self._believes_ipv4(address)
-        # A zone (fe80::1%eth0) is this machine's name for an interface, and no part of the address.
-        found = _plain(ip_address(address.partition("%")[0]))
-        if isinstance(found, IPv4Address):
-            trusted = self._believes_ipv4(str(found))
-        else:
-            trusted = any(found in network for network in self._networks)
+        believes = self._believes_ipv4 if IPV4.fullmatch(address) else self._believes_ipv6
+        trusted = believes(address)
         self._known.offer(address, trusted)
         return trusted
 
@@ -132,6 +126,13 @@ class Trust:
             return False
         number = int.from_bytes(bytes(map(int, address.split("."))))
         return any(number & mask == network for network, mask in self._ranges)
+
+    def _believes_ipv6(self, address: str) -> bool:
+        # A zone (fe80::1%eth0) is this machine's name for an interface, and no part of the address.
+        found = _plain(ip_address(address.partition("%")[0]))
+        if isinstance(found, IPv4Address):
+            return self._believes_ipv4(str(found))
+        return any(found in network for network in self._networks)
 
     def read(self, fields: Mapping[str, str]) -> Claims:
         """Return what a trusted peer says, and those before it.
