@@ -39,6 +39,7 @@ def check_conflicts(document: Document, config: Config, listeners: Listeners) ->
         _check_ends(document, pool)
         _check_names_after(document, config, pool)
         _check_scale(document, pool)
+        _check_ready_port(document, config, pool)
         _check_environment(document, pool)
     _check_order(document, config)
     for path, listener in listeners:
@@ -158,6 +159,22 @@ def _check_scale(document: Document, pool: Pool) -> None:
         if getattr(scale, name) > scale.max:
             expected = f"at most as many as max ({scale.max})"
             document.complain(("pool", pool.name, "scale", name), expected, str(getattr(scale, name)))
+
+
+def _check_ready_port(document: Document, config: Config, pool: Pool) -> None:
+    """Refuse a port that accepts before the program has started: nobody could tell when that one is ready."""
+    port = pool.ready.port
+    if port is None:
+        return
+    path: Path = ("pool", pool.name, "ready", "port")
+    if pool.workers > 1:
+        found = f"one port for {pool.workers} workers: which of them accepts there cannot be told"
+        document.complain(path, "a port of one worker", found, 'write workers = 1, or ready = "notify"')
+    for other in config.pools.values():
+        for listen in other.listen:
+            if isinstance(listen.address, TcpAddress) and listen.address.port == port:
+                found = f"{port}, where prefork itself listens ({listen.address}, pool {other.name})"
+                document.complain(path, "a port that the program binds", found, 'write ready = "started"')
 
 
 def _check_environment(document: Document, pool: Pool) -> None:

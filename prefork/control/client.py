@@ -141,9 +141,19 @@ class Client:
         try:
             return msgspec.convert(self.call("identity", {}), Identity)
         except RefusedError as error:
+            if error.message.startswith("unknown command"):
+                raise self._is_older() from error
             if tries <= 1 or not error.again:
                 raise
         return self._identity(tries - 1)
+
+    def _is_older(self) -> CommandError:
+        """Return what is to be said of a server that does not know the question which of them it is."""
+        peer = self._peer()
+        return CommandError(
+            f"the server on {self._path} is of an older prefork, which does not tell which file it runs",
+            f"{f'kill -TERM {peer[0]}' if peer else 'TERM'} ends it, prefork run starts the new one",
+        )
 
     def _connect(self) -> None:
         try:

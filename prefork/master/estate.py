@@ -29,8 +29,12 @@ from prefork.system.process import Child
 from prefork.worker import farewell
 
 # To be raised when an estate of before can be read, but does not mean the same any more.
-VERSION = 1
-NEW_START = "this upgrade takes a new start: prefork stop, then prefork run"
+# 2: a pool has its release; without one its next worker would start in no folder of its own, and import nothing.
+VERSION = 2
+# The commands of another version may not find the server that runs; a signal always does.
+NEW_START = (
+    "this upgrade takes a new start: end the server by its service manager, or with TERM, then prefork run"
+)
 # Whose structs and enums can be part of an estate.
 HOMES: dict[str, ModuleType] = {
     module.__name__: module
@@ -97,7 +101,9 @@ def decode(data: bytes, *, live: bool) -> tuple[Any, list[int]]:
     try:
         document = msgspec.json.decode(data)
         if document["version"] != VERSION:
-            raise UnreadableError(f"expected version {VERSION} of it, found {document['version']}")
+            raise UnreadableError(
+                f"it is of another prefork: expected version {VERSION}, found {document['version']}"
+            )
         reader = _Reader(live)
         for entry in document["table"]:
             reader.table.append(reader.read(entry))

@@ -228,6 +228,8 @@ class Requests:
             reply.error(f"all workers of pool {pool} are done", "prefork reload starts them anew")
         elif self._supervisor.phase is not Phase.RUNNING:
             reply.error(f"the server is {self._supervisor.phase.value}; it cannot be scaled now")
+        elif workers and self._supervisor.keepers[pool].resting:
+            reply.error(f"pool {pool} was drained by SIGWINCH", "prefork reload brings its workers back")
         else:
             self._scale_pool(self._supervisor.keepers[pool], workers, reply)
 
@@ -247,20 +249,26 @@ class Requests:
     def _signal(self, arguments: dict[str, Any], reply: Reply) -> None:
         pool, name = arguments["pool"], arguments["signal"].upper().removeprefix("SIG")
         keeper = self._supervisor.keepers.get(pool)
-        charges = [charge for charge in self._server.charges.values() if charge.pool.name == pool]
-        kinds = {charge.pool.kind for charge in charges} - {"command"}
+        settings = keeper.settings if keeper else None
         if keeper is None:
             self._refuse_name(pool, reply)
         elif f"SIG{name}" not in signal.Signals.__members__:
             reply.error(f"expected the name of a signal, found {arguments['signal']!r}", "as in USR1, HUP")
-        elif kinds:
+        elif settings is not None and settings.kind != "command":
             hint = "its workers are told what to do by reload, restart, scale and stop"
             reply.error(
-                f"pool {pool} runs no programs: expected a pool with command, found {kinds.pop()}", hint
+                f"pool {pool} runs no programs: expected a pool with command, found {settings.kind}", hint
             )
         else:
-            sent = [channel.send(charge.channel, channel.Signal(name)) for charge in charges]
-            reply.result({"pool": pool, "signal": f"SIG{name}", "programs": sum(sent)})
+            self._pass_on(pool, name, reply)
+
+    def _pass_on(self, pool: str, name: str, reply: Reply) -> None:
+        charges = [charge for charge in self._server.charges.values() if charge.pool.name == pool]
+        programs = [charge for charge in charges if charge.pool.kind == "command"]
+        if sent := sum(channel.send(charge.channel, channel.Signal(name)) for charge in programs):
+            reply.result({"pool": pool, "signal": f"SIG{name}", "programs": sent})
+        else:
+            reply.error(f"no program of pool {pool} runs now: SIG{name} was sent to none")
 
     def _stop(self, arguments: dict[str, Any], reply: Reply) -> None:
         self._stop_waiters.append(reply)

@@ -600,11 +600,16 @@ class Supervisor:
     def _finish(self) -> list[Action]:
         if self.phase is Phase.STOPPING:
             return self._finish_stop()
-        replaced = all(keeper.is_replaced for keeper in self.keepers.values()) and not self.departing
-        if self._rolling and self._candidate is None and replaced:
+        goes_on = any(self._is_awaited(keeper) for keeper in self.keepers.values()) or self.departing
+        if self._rolling and self._candidate is None and not goes_on:
             self._rolling = False
             return [EndRollout(self.generation)]
         return []
+
+    def _is_awaited(self, keeper: Keeper) -> bool:
+        """Tell whether the rollout is not over in a pool; one that it leaves out may be in trouble for as long as it likes."""
+        is_in_trouble = keeper.degraded is not None and keeper.generation < self.generation
+        return not (keeper.is_replaced or is_in_trouble)
 
     def _finish_stop(self) -> list[Action]:
         if self._ended or not all(keeper.is_over for keeper in self._all()):

@@ -153,6 +153,22 @@ def test_a_signal_goes_to_programs_and_to_nothing_else(start, tmp_path, port):
     refused = server.run("signal", "web", "USR1")
     assert (refused.returncode, "runs no programs" in refused.stderr) == (1, True)
     assert server.run("signal", "cache", "USR9").returncode == 1
+    assert server.run("scale", "cache", "0").returncode == 0
+    nobody = server.run("signal", "cache", "USR1")
+    assert (nobody.returncode, "no program of pool cache runs now" in nobody.stderr) == (1, True)
+    assert server.run("scale", "web", "0").returncode == 0
+    assert "runs no programs" in server.run("signal", "web", "USR1").stderr
+
+
+@pytest.mark.usefixtures("write_program")
+def test_a_drained_pool_is_not_said_to_be_scaled(start, port):
+    server: Server = start(WEB + cache(port)).wait_serving()
+    server.process.send_signal(signal.SIGWINCH)
+    wait_until(lambda: not server.workers("cache"), "all are drained")
+    refused = server.run("scale", "cache", "1")
+    assert (refused.returncode, "drained by SIGWINCH" in refused.stderr) == (1, True)
+    assert server.run("reload").returncode == 0
+    assert server.run("scale", "cache", "1").returncode == 0
 
 
 @pytest.mark.usefixtures("write_program")

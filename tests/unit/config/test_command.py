@@ -59,6 +59,20 @@ def test_what_is_no_readiness_is_refused(written, hint):
     assert told == hint
 
 
+@pytest.mark.parametrize(
+    ("written", "found", "hint"),
+    [
+        ("workers = 2", "one port for 2 workers: which of them accepts", 'workers = 1, or ready = "notify"'),
+        ('listen = ["[::1]:9000"]', "9000, where prefork itself listens ([::1]:9000", 'ready = "started"'),
+    ],
+)
+def test_a_port_that_does_not_tell_when_a_program_is_ready_is_refused(written, found, hint):
+    ((message, told),) = problems(f"{NODE}ready = {{ port = 9000 }}\n{written}")
+    assert "[pool.assets.ready] port: expected a port" in message
+    assert f"found {found}" in message
+    assert told == f"write {hint}"
+
+
 @pytest.mark.parametrize("seconds", ["0", "-1", '"soon"'])
 def test_a_program_is_ready_after_a_time_above_0(seconds):
     ((message, _),) = problems(f"{NODE}ready = {{ seconds = {seconds} }}")

@@ -43,6 +43,15 @@ def test_the_servers_error_is_raised_with_its_hint_and_traceback(room: Room) -> 
     assert error.exit_code == 1
 
 
+def test_a_server_that_does_not_know_who_it_is_is_called_older_and_named_by_its_pid(room: Room) -> None:
+    room.answer = lambda request, reply: reply.error(f"unknown command {request.command!r}", "known: status")
+    room.start()
+    with Client(room.path, NEVER_THAT_LONG) as client, pytest.raises(CommandError) as caught:
+        client.identify()
+    assert caught.value.message.startswith(f"the server on {room.path} is of an older prefork")
+    assert caught.value.hint == f"kill -TERM {os.getpid()} ends it, prefork run starts the new one"
+
+
 def test_no_socket_and_a_dead_socket_both_mean_that_no_server_listens(folder: str) -> None:
     dead = f"{folder}/dead.sock"
     with socket.socket(socket.AF_UNIX) as left_behind:

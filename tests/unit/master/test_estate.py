@@ -111,11 +111,12 @@ def test_a_field_that_is_needed_and_not_there_is_refused() -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b'{"version": 0, "table": [], "root": 1}', "expected version 1 of it, found 0"),
-        (b'{"version": 1, "table": [], "root": {"is": "struct os.Sparkle", "of": {}}}', "os"),
-        (b'{"version": 1, "table": [], "root": {"is": "entry", "of": 5}}', "IndexError"),
-        (b'{"version": 1, "table": [], "root": {"is": "spark", "of": 5}}', "spark"),
-        (b'{"version": 1', "DecodeError"),
+        (b'{"version": 0, "table": [], "root": 1}', "expected version 2, found 0"),
+        (b'{"version": 1, "table": [], "root": 1}', "expected version 2, found 1"),
+        (b'{"version": 2, "table": [], "root": {"is": "struct os.Sparkle", "of": {}}}', "os"),
+        (b'{"version": 2, "table": [], "root": {"is": "entry", "of": 5}}', "IndexError"),
+        (b'{"version": 2, "table": [], "root": {"is": "spark", "of": 5}}', "spark"),
+        (b'{"version": 2', "DecodeError"),
         (b"[]", "TypeError"),
     ],
 )

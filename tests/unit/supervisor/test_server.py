@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from prefork.supervisor.actions import (
@@ -146,6 +147,26 @@ class TestBoot:
 
 
 class TestReload:
+    def test_a_reload_of_some_pools_does_not_wait_for_another_one_that_is_in_trouble(self) -> None:
+        cache = msgspec.structs.replace(pool("cache", at=[B]), replace="stop-first")
+        house = serving(WEB, cache)
+        broken = house.births(name="cache")[0]
+        house.tell(Exited(broken, SHOT))
+        house.fail(house.births(name="cache")[0])
+        assert house.supervisor.keepers["cache"].degraded
+        house.tell(Reload(config(WEB, cache), only=frozenset({"web"})))
+        house.ready(*house.births(2))
+        assert one(EndRollout, house.leave(*house.births(1))) == EndRollout(2)
+
+    def test_a_pool_whose_worker_ends_before_its_successor_starts_is_waited_for(self) -> None:
+        mail = pool("mail", at=[], replace="stop-first", task="shop:run")
+        house = serving(mail)
+        house.tell(Reload(config(mail)))
+        old = house.births(1, "mail")
+        assert not house.births(2, "mail")
+        house.leave(*old)
+        assert one(EndRollout, house.ready(*house.births(2, "mail"))) == EndRollout(2)
+
     def test_all_pools_are_committed_together(self) -> None:
         house = serving()
         house.tell(Reload(config(WEB, API)))
