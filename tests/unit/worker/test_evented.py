@@ -466,8 +466,8 @@ def test_addresses_are_those_of_the_connection() -> None:
 def test_beyond_the_limit_connections_wait_in_the_queue() -> None:
     with Site(echo, max_connections=2) as site:
         first, second, third = site.connect(), site.connect(), site.connect()
-        for client in (first, second):
-            client.sendall(request("/a"))
+        for client in (first, second):  # an idle one would give way
+            client.sendall(request("/a") + b"GET /b")
             read_answer(client)
         third.sendall(request("/c"))
         third.settimeout(0.05)
