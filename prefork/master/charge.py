@@ -80,6 +80,11 @@ class Charge(msgspec.Struct):
         """Return what it says of itself in the scoreboard."""
         return self.board.read(self.row)
 
+    @property
+    def stacks_inode(self) -> int:
+        """Return which of all pipes is that for its stacks."""
+        return os.fstat(self.stacks_read).st_ino
+
     def memory(self) -> int:
         """Return its resident memory in bytes, 0 if that cannot be known; of a program, that of all its processes.
 
@@ -93,9 +98,7 @@ class Charge(msgspec.Struct):
 
     def detach(self, pid: int, began: int) -> None:
         """Note that a process below it is not to be ended with it; a worker that names too many has the first ones forgotten."""
-        self.detached[pid] = began
-        if len(self.detached) > MAX_DETACHED:
-            del self.detached[next(iter(self.detached))]
+        note_detached(self.detached, pid, began)
 
     def kill(self) -> None:
         """Kill it, with all that it has started; it is halted first, so that it starts nothing meanwhile."""
@@ -132,6 +135,13 @@ class Charge(msgspec.Struct):
         os.close(self.stacks_read)
         self.stacks_read = -1  # who still gathers its stacks would read of whoever has this number next
         self.board.release(self.row)
+
+
+def note_detached(detached: dict[int, int], pid: int, began: int) -> None:
+    """Note a process that its worker has detached; of too many the first ones are forgotten."""
+    detached[pid] = began
+    if len(detached) > MAX_DETACHED:
+        del detached[next(iter(detached))]
 
 
 class Means(msgspec.Struct, frozen=True):

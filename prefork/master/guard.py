@@ -3,11 +3,12 @@
 A worker notices the master's death by itself, drains and leaves. One whose handler holds the interpreter in C code
 cannot, and nothing inside of that process could: so the master forks the guard, which holds the listeners and a pidfd
 of every worker and waits for the end of file on its channel. Then it gives the workers a moment to empty the queues,
-shuts the listeners down, so that clients are refused and a new start finds the addresses free, and kills who is still
-there at the end of their graceful_timeout. When the last is gone, so is whoever is left in the cgroups of their programs.
+shuts the listeners down, so that clients are refused and a new start finds the addresses free, and kills the workers
+that are still there at the end of their graceful_timeout, with all that they have started. When the last is gone, so is
+whoever is left in the cgroups of their programs.
 
-It knows what the master knew when it was forked, and is told of workers born since. When the listeners change it is
-replaced, as it is when it dies.
+It knows what the master knew when it was forked, and is told of workers born since, and of the processes that workers
+detach. When the listeners change it is replaced, as it is when it dies.
 """
 
 from __future__ import annotations
@@ -17,20 +18,65 @@ import os
 import select
 import signal
 import socket
-import struct
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from prefork.system import cgroup, process, signals
+import msgspec
+
+from prefork.log import Identity
+from prefork.master.charge import Charge, note_detached
+from prefork.system import cgroup, process, signals, tree
 from prefork.system.process import Child
+from prefork.worker import leaving
 
 # The workers' own time for emptying the queue is 0.5 s; a worker that can, has done so by then.
 QUEUE_TIME = 0.75
 # After its graceful_timeout a worker is given this much more to leave by itself.
 MARGIN = 0.5
-GRACE = struct.Struct("d")
+MAX_PACKET = 65536
+
+
+class Ward(msgspec.Struct, tag=True):
+    """A worker as the guard knows it; a packet with it carries the worker's pidfd.
+
+    Attributes:
+        identity: the worker's; its pid is in it.
+        grace: for how many seconds it may go on without a master.
+        stacks: the inode of the pipe for its stacks, which its copies hold.
+        detached: the processes that are not to be ended with it: when each began, by its pid.
+
+    """
+
+    identity: Identity
+    grace: float
+    stacks: int
+    detached: dict[int, int]
+
+    def kill(self, pidfd: int, known: set[int]) -> None:
+        """Kill it as the master does (Charge.kill), and the orphans that it has left behind.
+
+        Those were the master's children, and have moved on to the same process as the guard; ``known`` are children of
+        that process which are none of them.
+        """
+        process.signal_by_descriptor(pidfd, signal.SIGSTOP)
+        tree.kill_below(self.identity.pid, self.detached)
+        process.signal_by_descriptor(pidfd, signal.SIGKILL)
+        leaving.end_orphans(os.getppid(), self.identity, self.stacks, known, self.detached)
+
+
+class Detached(msgspec.Struct, tag=True):
+    """A process that a worker has detached."""
+
+    worker: int
+    pid: int
+    began: int
+
+
+def ward_of(charge: Charge) -> Ward:
+    """Return what the guard has to know of a worker."""
+    return Ward(charge.identity, charge.grace, charge.stacks_inode, charge.detached)
 
 
 class Guard:
@@ -62,9 +108,9 @@ class Guard:
         self._child, self._channel = past
 
     def post(
-        self, listeners: Iterable[socket.socket], workers: Mapping[int, float], programs: str | None
+        self, listeners: Iterable[socket.socket], charges: Iterable[Charge], programs: str | None
     ) -> None:
-        """Replace the guard by one that knows these listeners and workers (pidfd: graceful_timeout in seconds).
+        """Replace the guard by one that knows these listeners and workers, those that have a pidfd.
 
         ``programs`` is the cgroup that holds those of all programs, if there is one.
 
@@ -74,8 +120,11 @@ class Guard:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         kept = [*listeners]
+        workers = {
+            charge.child.pidfd: ward_of(charge) for charge in charges if charge.child.pidfd is not None
+        }
         try:
-            self._child = process.fork(lambda: self._watch(theirs, kept, dict(workers), programs))
+            self._child = process.fork(lambda: self._watch(theirs, kept, workers, programs))
         except OSError:
             ours.close()
             raise
@@ -83,12 +132,22 @@ class Guard:
             theirs.close()
         self._channel = ours
 
-    def add(self, pidfd: int, grace: float) -> None:
+    def add(self, charge: Charge) -> None:
         """Tell the guard of a worker that was born."""
+        if charge.child.pidfd is not None:
+            self._tell(ward_of(charge), charge.child.pidfd)
+
+    def detach(self, charge: Charge, pid: int, began: int) -> None:
+        """Tell the guard of a process that is not to be ended with a worker."""
+        self._tell(Detached(charge.child.pid, pid, began))
+
+    def _tell(self, news: Ward | Detached, *descriptors: int) -> None:
         if self._channel is not None:
-            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))]
-            with suppress(OSError):  # a dead guard's successor learns of the worker by being forked
-                self._channel.sendmsg([GRACE.pack(grace)], ancillary, socket.MSG_NOSIGNAL)
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+            with suppress(OSError):  # a dead guard's successor learns of it by being forked
+                self._channel.sendmsg(
+                    [msgspec.msgpack.encode(news)], ancillary if descriptors else (), socket.MSG_NOSIGNAL
+                )
 
     def dismiss(self) -> None:
         """End the guard: it is not needed any more. It is reaped like every child."""
@@ -110,7 +169,7 @@ class Guard:
         self,
         channel: socket.socket,
         listeners: list[socket.socket],
-        workers: dict[int, float],
+        workers: dict[int, Ward],
         programs: str | None,
     ) -> NoReturn:
         process.close_all_but([channel.fileno(), *(found.fileno() for found in listeners), *workers])
@@ -125,7 +184,7 @@ class Guard:
         os._exit(0)
 
 
-def _wait_for_masters_death(channel: socket.socket, workers: dict[int, float]) -> None:
+def _wait_for_masters_death(channel: socket.socket, workers: dict[int, Ward]) -> None:
     poll = select.poll()
     poll.register(channel.fileno(), select.POLLIN)
     for pidfd in workers:
@@ -136,34 +195,42 @@ def _wait_for_masters_death(channel: socket.socket, workers: dict[int, float]) -
                 poll.unregister(descriptor)
                 os.close(descriptor)
                 del workers[descriptor]
-            elif not _learn_of_worker(channel, poll, workers):
+            elif not _learn(channel, poll, workers):
                 return
 
 
-def _learn_of_worker(channel: socket.socket, poll: select.poll, workers: dict[int, float]) -> bool:
-    """Note a worker that was born; return False at the end of file."""
-    packet, descriptors, _flags, _address = socket.recv_fds(channel, GRACE.size, 1)
-    for pidfd in descriptors:
-        workers[pidfd] = GRACE.unpack(packet)[0]
-        poll.register(pidfd, select.POLLIN)
-    return bool(packet)
+def _learn(channel: socket.socket, poll: select.poll, workers: dict[int, Ward]) -> bool:
+    """Take a packet of the master's; return False at the end of file."""
+    packet, descriptors, _flags, _address = socket.recv_fds(channel, MAX_PACKET, 1)
+    if not packet:
+        return False
+    news = msgspec.msgpack.decode(packet, type=Ward | Detached)
+    if isinstance(news, Ward):
+        for pidfd in descriptors:  # none, if there was no room for one more
+            workers[pidfd] = news
+            poll.register(pidfd, select.POLLIN)
+    else:
+        for ward in workers.values():
+            if ward.identity.pid == news.worker:
+                note_detached(ward.detached, news.pid, news.began)
+    return True
 
 
-def _end_orphans(listeners: list[socket.socket], workers: dict[int, float]) -> None:
+def _end_orphans(listeners: list[socket.socket], workers: dict[int, Ward]) -> None:
     died = time.monotonic()
     _wait_for_workers(workers, died + QUEUE_TIME)
     for listener in listeners:
         with suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
     while workers:
-        pidfd, grace = min(workers.items(), key=lambda worker: worker[1])
-        _wait_for_workers(workers, died + grace + MARGIN)
+        pidfd, ward = min(workers.items(), key=lambda worker: worker[1].grace)
+        _wait_for_workers(workers, died + ward.grace + MARGIN)
         if pidfd in workers:
-            process.kill_by_descriptor(pidfd)
+            ward.kill(pidfd, {os.getpid(), *(found.identity.pid for found in workers.values())})
             del workers[pidfd]
 
 
-def _wait_for_workers(workers: dict[int, float], until: float) -> None:
+def _wait_for_workers(workers: dict[int, Ward], until: float) -> None:
     """Wait until all workers are gone, or until a time; forget those that are gone."""
     poll = select.poll()
     for pidfd in workers:

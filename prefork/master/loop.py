@@ -423,6 +423,7 @@ class Loop:
         match message:
             case channel.Detached(pid, began):
                 charge.detach(pid, began)
+                self._server.guard.detach(charge, pid, began)
             case channel.HasEnded():
                 charge.farewell = charge.farewell or self._server.farewell_of(charge)
             case _:

@@ -285,8 +285,7 @@ class Server:
     def take_in(self, charge: Charge) -> None:
         """Hold a worker that was born, and have the guard watch it."""
         self.charges[charge.birth] = charge
-        if charge.child.pidfd is not None:
-            self.guard.add(charge.child.pidfd, charge.grace)
+        self.guard.add(charge)
 
     def template_for(self, spawn: Spawn) -> Charge | None:
         """Return the template that a worker is to be forked from: the latest of its pool and generation."""
@@ -374,15 +373,11 @@ class Server:
 
     def post_guard(self) -> None:
         """Put a new guard in place, one that knows the listeners and workers of now."""
-        workers = {
-            charge.child.pidfd: charge.grace
-            for charge in self.charges.values()
-            if charge.child.pidfd is not None
-        }
+        charges = self.charges.values()
         try:
             # Whom it does not know of, because there are no pidfds, may have a program that has yet to finish.
-            programs = self.cgroup if len(workers) == len(self.charges) else None
-            self.guard.post(self.listeners.own_sockets(), workers, programs)
+            programs = self.cgroup if all(charge.child.pidfd is not None for charge in charges) else None
+            self.guard.post(self.listeners.own_sockets(), charges, programs)
         except OSError as error:
             logger.warning("there is no guard against a sudden death of the master: %s", error.strerror)
 
@@ -403,7 +398,8 @@ class Server:
     def end_orphans(self, charge: Charge) -> None:
         """Kill what a dead worker has started and left behind, which this process has by now."""
         workers = {found.child.pid for found in self.charges.values()}
-        leaving.end_orphans(charge.identity, charge.stacks_read, workers, charge.detached)
+        stacks = charge.stacks_inode
+        leaving.end_orphans(os.getpid(), charge.identity, stacks, workers, charge.detached)
 
     def remove_cgroups(self) -> None:
         """Remove the cgroups of ended programs that nobody is left in; asked for whenever somebody was reaped."""

@@ -202,10 +202,10 @@ def owner_of(pid: int) -> int | None:
         return None
 
 
-def kill_by_descriptor(pidfd: int) -> None:
-    """Kill a process that need not be a child of this one; it may be dead already."""
+def signal_by_descriptor(pidfd: int, number: int) -> None:
+    """Send a signal to a process that need not be a child of this one; it may be dead already."""
     with suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        signal.pidfd_send_signal(pidfd, number)
 
 
 def has_children() -> bool:

@@ -36,10 +36,10 @@ def detach(pid: int) -> int:
     return began
 
 
-def end_orphans(identity: Identity, stacks: int, known: Container[int], spared: Spared) -> None:
-    """Kill what a worker has started and left behind, once it is dead: this process has it by now.
+def end_orphans(root: int, identity: Identity, stacks: int, known: Container[int], spared: Spared) -> None:
+    """Kill what a worker has started and left behind, once it is dead: the process ``root`` has it by now.
 
-    ``stacks`` is the reading end of the pipe for its stacks, which its copies can write to, and no other process;
-    ``known`` are children of this process that need not be looked at, ``spared`` those that the worker has detached.
+    ``stacks`` is the inode of the pipe for its stacks, which its copies can write to, and no other process; ``known``
+    are children of ``root`` that need not be looked at, ``spared`` those that the worker has detached.
     """
-    tree.kill_orphans(os.getpid(), known, f"{MARK}={identity}", os.fstat(stacks).st_ino, spared)
+    tree.kill_orphans(root, known, f"{MARK}={identity}", stacks, spared)

@@ -4,6 +4,7 @@ import asyncio
 import atexit
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -61,6 +62,29 @@ def hang():
     time.sleep(600)
 
 
+def orphan():
+    """Leave a forked process behind whose parent is gone, and return its pid."""
+    reading, writing = os.pipe()
+    between = os.fork()
+    if between == 0:
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(600)
+        os.write(writing, str(pid).encode())
+        os._exit(0)
+    os.waitpid(between, 0)
+    return int(os.read(reading, 100))
+
+
+def get_stuck():
+    """Leave processes and orphans behind and a detached process, and hold the interpreter in C code."""
+    shell = subprocess.run(["sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!"], stdout=subprocess.PIPE)
+    free = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    prefork.detach(free.pid)
+    print(leave(), int(shell.stdout), orphan(), free.pid, file=sys.stderr)
+    re.match("(a+)+$", "a" * 64 + "b")
+
+
 def fork_and_look():
     """Return what sockets a copy has."""
     reading, writing = os.pipe()
@@ -106,6 +130,7 @@ VERBS = {
     "leave": leave,
     "leave_all_but_one": leave_all_but_one,
     "hang": hang,
+    "get_stuck": get_stuck,
     "fork_and_look": fork_and_look,
     "keep_executor": keep_executor,
     "jobs": jobs,

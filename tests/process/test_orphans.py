@@ -10,7 +10,8 @@ import time
 import pytest
 
 from tests.faulty import ask, begin, pool
-from tests.harness import Server, command_of, fetch, read_to_end, session_of, wait_until
+from tests.harness import Server, command_of, fetch, is_alive, read_to_end, session_of, wait_until
+from tests.programs import wait_gone
 
 
 def kill_master(server: Server) -> float:
@@ -82,6 +83,26 @@ def test_a_stuck_application_of_a_killed_master_is_gone_after_graceful_timeout(s
         kill_master(server)
         wait_until(lambda: inherited(server), "nobody is left")
     server.wait_all_gone()
+
+
+@pytest.mark.parametrize("preload", ["true", "false"])
+def test_a_stuck_worker_of_a_killed_master_takes_along_all_that_it_has_started(start, preload):
+    server = start(f"""
+        [pool.web]
+        listen = ["127.0.0.1:0"]
+        wsgi = "children:app"
+        graceful_timeout = 0.5
+        preload = {preload}
+        """).wait_serving()
+    with server.connect() as client:
+        client.sendall(b"GET /get_stuck HTTP/1.1\r\nHost: test\r\n\r\n")
+        (line,) = server.wait_for(r"^\d+( \d+){4}$")
+        *bound, free = map(int, line.split())
+        kill_master(server)
+        wait_gone(*bound)
+    server.wait_all_gone()
+    assert is_alive(free)
+    os.kill(free, signal.SIGKILL)
 
 
 def test_a_worker_that_is_still_booting_does_not_outlive_the_master(start, tmp_path, inherited):
