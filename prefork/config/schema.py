@@ -651,7 +651,10 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     ] = 30.0
     request_timeout: Annotated[
         float,
-        optional_clock("one request: its stack is logged and the worker replaced; 0: never", "task command"),
+        optional_clock(
+            "one request, or a stream's next piece: stack logged, worker replaced; 0: never",
+            "task command",
+        ),
     ] = 30.0
     graceful_timeout: Annotated[float, clock("a drain: finishing what is in flight before leaving")] = 30.0
     drain_delay: Annotated[
@@ -660,6 +663,16 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     keepalive_timeout: Annotated[float, clock("an idle connection is kept this long", "wsgi")] = 75.0
     read_timeout: Annotated[float, clock("a request's head, and each pause within its body", "wsgi")] = 10.0
     write_timeout: Annotated[float, clock("a client that takes none of the answer", "wsgi")] = 30.0
+    max_stream_time: Annotated[
+        float,
+        option(
+            Unit.DURATION,
+            "a response that is yielded in pieces is cut after this long; 0: never",
+            kind="wsgi",
+            ge=0.0,
+            le=YEAR,
+        ),
+    ] = 0.0
     max_connections: Annotated[
         int,
         option(

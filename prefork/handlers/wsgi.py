@@ -139,6 +139,7 @@ class WsgiHandler:
     Attributes:
         draining: whether answers tell the client that its connection ends with them.
         is_named: whether answers name the server; ``stamp`` makes their fields accordingly.
+        wrote: called after each piece that an application writes by PEP 3333's ``write``; may raise Cut.
 
     """
 
@@ -149,6 +150,7 @@ class WsgiHandler:
         self.leave = leave
         self.draining = False
         self.is_named = http.server_header
+        self.wrote: Callable[[Exchange], object] | None = None
         self.stamp = response.stamp if http.server_header else response.unnamed
         self._root = http.root_path.encode("utf-8").decode("latin-1")
         self.grammar = Grammar(http.max_request_line, http.max_headers, http.max_header_size, http.max_body)
@@ -228,7 +230,8 @@ class Exchange:
         is_last: whether the client said that this is its last request.
         status: the answer's, once it has begun.
         what: method and path, for people to read.
-        time_left: seconds that the application may still use, kept by whoever runs it; 0 for as many as it likes.
+        time_left: seconds until the application's next piece is due, kept by whoever runs it; 0 for as many as it likes.
+        stream_until: when an answer in pieces is to be cut, likewise; 0: not known yet.
 
     """
 
@@ -251,6 +254,7 @@ class Exchange:
         "is_over",
         "keep_alive",
         "status",
+        "stream_until",
         "time_left",
         "what",
     )
@@ -261,7 +265,7 @@ class Exchange:
         self.keep_alive = head.keep_alive
         self.is_last = not head.keep_alive
         self.what = head.line.what
-        self.time_left = 0.0
+        self.time_left = self.stream_until = 0.0
         self._handler = handler
         self._head = head
         self._environ = environ
@@ -360,6 +364,8 @@ class Exchange:
             return
         head = [] if self._has_begun else [self._begin(None)]
         self._sink([*head, *self._frame(data)])
+        if self._handler.wrote is not None:
+            self._handler.wrote(self)
 
     def _take_whole(self, result: list[bytes] | tuple[bytes, ...]) -> Pieces:
         body = result[0] if len(result) == 1 else b"".join(result)

@@ -85,8 +85,6 @@ COMING = {Phase.GREETING, Phase.HANDSHAKING}
 # Classes of deadlines.
 HEAD, BODY, IDLE, WRITE, LINGERING, DRAINED = range(6)
 PLAIN: Mapping[int, ssl.SSLContext] = MappingProxyType({})
-# An application's time is never quite used up between two pieces: 0 would mean none at all.
-MIN_TIME = 0.001
 
 
 def serve(
@@ -184,6 +182,8 @@ class Loop:
         self._look_at = self._last_call = math.inf
         self._lane = worker.enter_lane(0)
         self._threads = Threads(pool.threads, worker) if pool.threads > 1 else None
+        if self._threads is None:
+            self._handler.wrote = partial(self._note_piece, self._lane)
         self._listen(listeners)
 
     def run(self) -> None:
@@ -645,6 +645,8 @@ class Loop:
         self._pause(exchange)
         if exchange.file is not None:
             connection.attach(exchange.file)
+        if not exchange.stream_until:
+            self._bound(exchange, self._now)
         return self._flush(connection, exchange)
 
     def _flush(self, connection: Connection, exchange: Exchange | None) -> bool:
@@ -666,7 +668,7 @@ class Loop:
         return False
 
     def _pull(self, connection: Connection, exchange: Exchange) -> bool:
-        """Let the application go on with its answer, on what is left of its time; return whether all of that is sent."""
+        """Let the application go on with its answer; return whether all of that is sent."""
         self._lane.begin(exchange.what, self._now, exchange.time_left)
         self._row.rest()
         try:
@@ -675,6 +677,7 @@ class Loop:
                     return False
                 if exchange.is_over:
                     break
+                self._note_piece(self._lane, exchange)
             return True
         finally:
             self._pause(exchange)
@@ -683,7 +686,33 @@ class Loop:
         deadline = self._lane.deadline
         self._lane.pause()
         self._come_back()
-        exchange.time_left = max(deadline - self._now, MIN_TIME) if deadline else 0.0
+        exchange.time_left = self._time_from(self._now, deadline)
+
+    def _time_from(self, now: float, deadline: float) -> float:
+        """Return the seconds until the next piece of an answer is due: as many for each, or until an extended deadline."""
+        return max(deadline - now, self._pool.request_timeout) if deadline else 0.0
+
+    def _note_piece(self, lane: Lane, exchange: Exchange) -> None:
+        """Start the clock anew: an answer in pieces is late when the next one is, or beyond max_stream_time.
+
+        Raises Cut in the latter case.
+        """
+        now = time.monotonic()
+        if lane.deadline:
+            lane.begin(exchange.what, now, self._time_from(now, lane.deadline))
+        self._bound(exchange, now)
+
+    def _bound(self, exchange: Exchange, now: float) -> None:
+        most = self._pool.max_stream_time
+        if not most:
+            return
+        if not exchange.stream_until:
+            exchange.stream_until = now + most
+        elif now >= exchange.stream_until:
+            logger.info(
+                "%s: cutting the response after %g s (max_stream_time)", exchange.what.decode("latin-1"), most
+            )
+            raise Cut
 
     def _come_back(self) -> None:
         """Take over the clock from the application."""
@@ -821,7 +850,7 @@ class Loop:
 
     def _converse(self, connection: Connection, exchange: Exchange, lane: Lane) -> None:
         """Send an answer as the client takes it; the end of it, which needs no thread, is left to the loop."""
-        send = partial(self._send_from_thread, connection, lane)
+        send = partial(self._send_from_thread, connection, exchange, lane)
         pieces = exchange.start(send)
         while not exchange.is_over:
             send(pieces)
@@ -830,15 +859,16 @@ class Loop:
         if exchange.file is not None:
             connection.attach(exchange.file)
 
-    def _send_from_thread(self, connection: Connection, lane: Lane, pieces: list[bytes]) -> None:
-        if connection.send(pieces):
-            return
-        # The application is not to blame for a slow client: meanwhile its clock stands still.
-        left = lane.deadline - time.monotonic() if lane.deadline else None
-        lane.extend(0.0)
-        connection.flush_blocking(self._pool.write_timeout)
-        if left is not None:
-            lane.extend(time.monotonic() + left)
+    def _send_from_thread(
+        self, connection: Connection, exchange: Exchange, lane: Lane, pieces: list[bytes]
+    ) -> None:
+        if not connection.send(pieces):
+            # The application is not to blame for a slow client: meanwhile its clock stands still.
+            left = self._time_from(time.monotonic(), lane.deadline)
+            lane.extend(0.0)
+            connection.flush_blocking(self._pool.write_timeout)
+            lane.begin(exchange.what, time.monotonic(), left)
+        self._note_piece(lane, exchange)
 
     def _take_back(self, connection: Connection) -> None:
         """Go on with a connection whose thread is done with it."""

@@ -23,6 +23,15 @@ def app(environ, start_response):
         environ["PATH_INFO"] = environ["PATH_INFO"].removeprefix("/extended")
     return web.routes(environ, start_response)
 """
+STREAMING = """
+import itertools, time
+def app(environ, start_response):
+    start_response("200 OK", [])
+    path = environ["PATH_INFO"]
+    for _ in itertools.count() if path == "/endless" else range(10):
+        yield b"tick"
+        time.sleep(60 if path == "/paused" else 0.26)
+"""
 SPINNING = "import sys\nwhile True:\n    pass\n"
 
 
@@ -76,6 +85,34 @@ def test_of_several_requests_of_an_application_only_the_overdue_one_is_lost(star
         server.wait_for(r"GET /sleep/60 ran .*, limit 500 ms \(request_timeout\); replacing the worker")
         assert int(body_of(read_to_end(other)).split()[0]) in before
     wait_replaced(server, before)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_stream_is_late_when_its_next_piece_is_however_long_it_lasts(start, tmp_path, threads):
+    (tmp_path / "own.py").write_text(STREAMING)
+    server = start(pool("own:app", kind="wsgi", threads=threads, request_timeout=2)).wait_serving()
+    before = server.pids()
+    began = time.monotonic()
+    assert body_of(server.get("/healthy")).count(b"tick") == 10
+    assert time.monotonic() - began > 2.5
+    assert server.pids() == before
+    assert "replacing" not in server.log
+    with get(server, "/paused"):
+        server.wait_for(
+            r"GET /paused ran .*, limit 2 s \(request_timeout\); replacing the worker; it was at:"
+        )
+    wait_replaced(server, before)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_max_stream_time_ends_a_stream_and_leaves_its_worker(start, tmp_path, threads):
+    (tmp_path / "own.py").write_text(STREAMING)
+    server = start(pool("own:app", kind="wsgi", threads=threads, max_stream_time=0.5)).wait_serving()
+    before = server.pids()
+    with get(server, "/endless") as client:
+        assert b"tick" in read_to_end(client)
+    server.wait_for(r"GET /endless: cutting the response after 0.5 s \(max_stream_time\)")
+    assert server.pids() == before
 
 
 def test_a_request_without_a_limit_takes_its_time(start):

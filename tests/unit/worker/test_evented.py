@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from prefork.config.schema import Http
-from prefork.scoreboard import State
+from prefork.scoreboard import Lane, State
 from prefork.worker import evented
 from tests.unit.worker.serving import LONG, Site, read_all, read_answer, request
 
@@ -223,6 +223,70 @@ def test_a_stream_flows_piece_by_piece(threads: int) -> None:
             found += client.recv(1000)
         go_on.set()
         assert read_all(client) == b"6\r\nsecond\r\n0\r\n\r\n"
+
+
+def stream(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+    """Yield, or write, as many pieces as the path says."""
+    pieces, _, how = environ["PATH_INFO"][1:].partition("/")
+    write = start("200 OK", [])
+    if how == "write":
+        for _ in range(int(pieces)):
+            write(b"x")
+        return []
+    return (b"x" for _ in range(int(pieces)))
+
+
+@BOTH
+@pytest.mark.parametrize("path", ["/40", "/40/write"])
+def test_each_piece_of_a_stream_has_the_whole_request_timeout(
+    threads: int, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[float, float]] = []
+    begin = Lane.begin
+
+    def note(lane: Lane, what: bytes, now: float, timeout: float) -> None:
+        begun.append((now, timeout))
+        begin(lane, what, now, timeout)
+
+    monkeypatch.setattr(Lane, "begin", note)
+    with Site(stream, threads=threads, request_timeout=5.0) as site:
+        assert site.ask(request(path)).count(b"1\r\nx\r\n") == 40
+    assert len(begun) >= 40
+    assert {timeout for _, timeout in begun} == {5.0}
+    assert begun == sorted(begun)
+
+
+@BOTH
+@pytest.mark.parametrize("seconds", [0.0, 60.0])
+def test_time_that_a_stream_asked_for_is_not_taken_by_its_next_piece(threads: int, seconds: float) -> None:
+    found: list[float] = []
+
+    def application(_environ: dict[str, Any], start: Start) -> Iterator[bytes]:
+        start("200 OK", [])
+        (lane,) = (lane for lane in site.row.lanes if lane.is_busy)
+        lane.extend(time.monotonic() + seconds)  # as Worker.extend() does
+        yield b"first"
+        yield b"second"
+        (current,) = site.snapshot().current
+        found.append(current.deadline - time.monotonic())
+
+    with Site(application, threads=threads, request_timeout=20.0) as site:
+        assert site.ask(request()).endswith(b"second\r\n0\r\n\r\n")
+    (left,) = found
+    assert left > (50 if seconds else 10)
+
+
+@BOTH
+@pytest.mark.parametrize("path", ["/1000000000", "/1000000000/write"])
+def test_max_stream_time_cuts_a_stream_that_would_go_on(
+    threads: int, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with Site(stream, threads=threads, max_stream_time=0.1, request_timeout=20.0) as site:
+        found = site.ask(request(path))
+        assert not found.endswith(b"0\r\n\r\n")
+        assert site.ask(request("/3")).endswith(b"0\r\n\r\n")
+    assert f"GET {path}: cutting the response after 0.1 s (max_stream_time)" in caplog.text
 
 
 @BOTH
