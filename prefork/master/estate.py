@@ -20,7 +20,7 @@ import msgspec
 from prefork import log, units
 from prefork.config import schema
 from prefork.errors import CommandError
-from prefork.master import charge, listeners, machine, notices, server
+from prefork.master import charge, farewells, listeners, machine, notices, server
 from prefork.scoreboard import Board, UnreadableBoard
 from prefork.supervisor import actions, events, pool, scaling, trial, worker
 from prefork.supervisor import server as supervisor
@@ -51,6 +51,7 @@ HOMES: dict[str, ModuleType] = {
         worker,
         supervisor,
         charge,
+        farewells,
         listeners,
         machine,
         notices,

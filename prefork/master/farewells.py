@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -18,10 +19,21 @@ from prefork.worker import farewell
 
 
 class Running(msgspec.Struct):
-    """A process that calls the hook for a worker; ``is_late`` once it was killed for that."""
+    """A process that calls the hook for a worker.
+
+    Attributes:
+        child: the process.
+        worker: which worker has ended.
+        limit: for how many seconds the hook may run.
+        until: when they are over, on the monotonic clock.
+        is_late: whether it was killed for that.
+
+    """
 
     child: Child
     worker: Identity
+    limit: float
+    until: float
     is_late: bool = False
 
 
@@ -36,6 +48,15 @@ class Farewells:
     def __init__(self, later: Callable[[float, Callable[[], None]], None]) -> None:
         self._later = later
         self._running: dict[int, Running] = {}
+
+    def past(self) -> list[Running]:
+        """Return those that are under way, for a program that takes over."""
+        return [*self._running.values()]
+
+    def resume(self, past: list[Running]) -> None:
+        """Go on with those that the program before has begun."""
+        for found in past:
+            self._watch(found)
 
     @property
     def are_over(self) -> bool:
@@ -55,9 +76,8 @@ class Farewells:
                 "hook ended is left out: cannot fork: %s", error.strerror, extra={"identity": charge.identity}
             )
             return
-        self._running[child.pid] = Running(child, charge.identity)
         limit = charge.pool.boot_timeout
-        self._later(limit, partial(self._end_late, child.pid, child, limit))
+        self._watch(Running(child, charge.identity, limit, time.monotonic() + limit))
 
     def take(self, pid: int, ended: Ended) -> bool:
         """Take notice of a dead child; return whether it was one of these."""
@@ -75,12 +95,14 @@ class Farewells:
             found.is_late = True
             process.kill_session(found.child)
 
-    def _end_late(self, pid: int, child: Child, limit: float) -> None:
-        found = self._running.get(pid)
-        if found is not None and found.child is child:
-            found.is_late = True
+    def _watch(self, running: Running) -> None:
+        self._running[running.child.pid] = running
+        self._later(max(0.0, running.until - time.monotonic()), partial(self._end_late, running))
+
+    def _end_late(self, running: Running) -> None:
+        if self._running.get(running.child.pid) is running:
+            running.is_late = True
+            limit = format_duration(running.limit)
             text = "hook ended ran %s, limit %s (boot_timeout); it is killed"
-            logger.error(
-                text, format_duration(limit), format_duration(limit), extra={"identity": found.worker}
-            )
-            child.send_signal(signal.SIGKILL)
+            logger.error(text, limit, limit, extra={"identity": running.worker})
+            running.child.send_signal(signal.SIGKILL)

@@ -119,6 +119,7 @@ class Loop:
         """Go on from where the program before was, with a new generation; ``waiters`` are told how that goes."""
         self._requests.resume(waiters)
         self._notices.resume(past["said"])
+        self._farewells.resume(past.get("farewells", []))
         adopted = list(self._server.charges.values())
         self._feed(events.Resume(past["supervisor"]))
         for charge in adopted:
@@ -170,7 +171,7 @@ class Loop:
         assert self._control is not None
         told = [*self._requests.past(), *waiters]
         estate = estate_of(self._server, self._supervisor, self._control, told)
-        return estate | {"said": self._notices.past()}
+        return estate | {"said": self._notices.past(), "farewells": self._farewells.past()}
 
     def _run(self) -> End:
         self._selector.register(self._signals, selectors.EVENT_READ, self._take_signals)

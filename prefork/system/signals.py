@@ -137,8 +137,9 @@ def reset_for_copy() -> None:
 
 def handle_term(handler: Callable[[int, FrameType | None], None]) -> None:
     """Have TERM handled by a function of prefork's own, in Python."""
-    _own_handlers.append(handler)
     signal.signal(signal.SIGTERM, handler)
+    if handler not in _own_handlers:
+        _own_handlers.append(handler)
 
 
 def is_default(number: int) -> bool:

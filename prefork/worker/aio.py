@@ -17,8 +17,6 @@ from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import uvloop
-
 from prefork.config.schema import Pool
 from prefork.handlers.context import Worker, end_copy
 from prefork.handlers.peer import ProxyError, doors_of
@@ -30,6 +28,7 @@ from prefork.worker.acceptor import Accepted, Acceptor
 from prefork.worker.beat import WatchedLoop
 from prefork.worker.blocking import PLAIN, resign
 from prefork.worker.greeting import name_of
+from prefork.worker.hearing import HearingLoop
 from prefork.worker.orders import Orders
 from prefork.worker.streams import Streams, close, greet, open_streams
 
@@ -62,13 +61,12 @@ def serve(
 def make_loop(row: Row, orders: Orders, pool: Pool) -> asyncio.AbstractEventLoop:
     """Return the event loop of this process, watched by the stall clock unless that is off."""
     loop = (
-        WatchedLoop(row, pool.stall_timeout, orders.wake_master)
+        WatchedLoop(row, pool.stall_timeout, orders.wake_master, orders.hear_by_handler)
         if pool.stall_timeout
-        else uvloop.new_event_loop()
+        else HearingLoop(orders.hear_by_handler)
     )
     asyncio.set_event_loop(loop)
     loop.set_exception_handler(_report)
-    orders.hear_by_handler()
     return loop
 
 

@@ -21,6 +21,7 @@ from typing import TypeVarTuple, Unpack
 import uvloop
 
 from prefork.scoreboard import Row
+from prefork.worker.hearing import HearingLoop, HearTerm
 
 # How often the clock is armed anew, at least; four times within stall_timeout if that is more often.
 LONGEST_BEAT = 1.0
@@ -29,18 +30,21 @@ _call_soon = uvloop.Loop.call_soon
 Ts = TypeVarTuple("Ts")
 
 
-class WatchedLoop(uvloop.Loop):
+class WatchedLoop(HearingLoop):
     """A loop that arms the stall clock when a coroutine runs.
 
     Args:
         row: the worker's row of the scoreboard.
         stall_timeout: how long a beat may be late, in seconds.
         wake_master: has the master look at the scoreboard; called when it does not.
+        hear_term: see HearingLoop.
 
     """
 
-    def __init__(self, row: Row, stall_timeout: float, wake_master: Callable[[], None]) -> None:
-        super().__init__()
+    def __init__(
+        self, row: Row, stall_timeout: float, wake_master: Callable[[], None], hear_term: HearTerm
+    ) -> None:
+        super().__init__(hear_term)
         self._row = row
         self._stall_timeout = stall_timeout
         self._wake_master = wake_master

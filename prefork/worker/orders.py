@@ -8,7 +8,9 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 
 from setproctitle import setproctitle
 
@@ -90,6 +92,7 @@ class Orders:
         # The descriptor is written by the C part of the signal handler, so even a handler that never
         # returns to the interpreter's main loop does not delay a TERM.
         signal.set_wakeup_fd(self._signalled, warn_on_full_buffer=False)
+        self._then: Callable[[], object] | None = None
         # The application may lose the descriptor, as asyncio does with its last signal handler.
         self.hear_by_handler()
 
@@ -97,12 +100,14 @@ class Orders:
         """Begin to hear the master and this process's signals."""
         start_vital(self._hear, "prefork-orders")
 
-    def hear_by_handler(self) -> None:
+    def hear_by_handler(self, then: Callable[[], object] | None = None) -> None:
         """Hear TERM by a handler in Python too, for as long as an asyncio loop has the wake-up descriptor for itself.
 
         uvloop takes it whenever it runs in the main thread, for ``add_signal_handler``, and then runs the handlers.
+        ``then`` is what the application has for TERM in such a loop, called as well.
         """
-        signals.handle_term(lambda number, _frame: self._note_signal(number))
+        signals.handle_term(self._take_term)
+        self._then = then
 
     def keep_hearing(self) -> None:
         """Hear TERM again if the application has given it up; for loops in the main thread, before they wait.
@@ -213,9 +218,11 @@ class Orders:
         else:
             self._drain_hook = hook
 
-    def _note_signal(self, number: int) -> None:
+    def _take_term(self, number: int, _frame: FrameType | None) -> None:
         with suppress(BlockingIOError):  # full of signals: they will be heard anyway
             os.write(self._signalled, bytes([number]))
+        if self._then is not None:
+            self._then()
 
     def _hear(self) -> None:
         poll = select.poll()

@@ -45,10 +45,9 @@ def _call(run: Run, worker: Worker, orders: Orders) -> None:
     # Their import takes time and memory that plain tasks do not need.
     import asyncio
 
-    import uvloop
+    from prefork.worker.hearing import HearingLoop
 
-    orders.hear_by_handler()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=lambda: HearingLoop(orders.hear_by_handler)) as runner:
         runner.run(run(worker))
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import time
 
 
@@ -31,7 +32,14 @@ def handle(sock, address):
 
 async def handle_async(reader, writer):
     """Do the same in a coroutine."""
-    act("/" + (await reader.readline()).decode().strip())
+    line = (await reader.readline()).decode().strip()
+    loop = asyncio.get_running_loop()
+    if line in ("add", "remove"):
+        loop.add_signal_handler(signal.SIGTERM, lambda: print("heard", file=sys.stderr))
+    if line == "remove":
+        assert loop.remove_signal_handler(signal.SIGTERM)
+        assert not loop.remove_signal_handler(signal.SIGTERM)
+    act(f"/{line}")
     writer.write(str(os.getpid()).encode())
 
 

@@ -73,3 +73,20 @@ def test_a_handler_that_raises_in_an_asynchronous_worker_is_logged(start, tmp_pa
     server.wait_for("signalled.OutOfTimeError")
     assert say(server, "pid") == str(worker).encode()
     assert server.stop() == 0
+
+
+@pytest.mark.parametrize("stall_timeout", [0, 10])
+@pytest.mark.parametrize("way", ["add", "remove"])
+def test_term_is_a_drain_whatever_a_coroutine_does_about_it_in_the_workers_loop(start, way, stall_timeout):
+    server = start(f"{own('handle_async')}stall_timeout = {stall_timeout}\n").wait_serving()
+    worker = int(say(server, way))
+    with server.connect() as client:
+        wait_until(lambda: server.workers()[0]["connections"], "the worker has accepted")
+        os.kill(worker, signal.SIGTERM)
+        server.wait_for(rf"web/0 gen=1 pid=(?!{worker} ).* ready in ")
+        client.sendall(b"pid\n")
+        assert read_to_end(client) == str(worker).encode()
+    server.wait_for(f"pid={worker} ended: it left by itself, exit code 0|pid={worker} ended: clean")
+    if way == "add":
+        server.wait_for("^heard$")
+    assert server.stop() == 0

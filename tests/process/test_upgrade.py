@@ -18,7 +18,16 @@ import prefork
 from prefork.control.client import Client, RefusedError
 from tests.certificates import Authority
 from tests.clients import Load
-from tests.harness import PATIENCE, PREFORK, Server, body_of, children_of, descriptors_of, wait_until
+from tests.harness import (
+    PATIENCE,
+    PREFORK,
+    Server,
+    body_of,
+    children_of,
+    descriptors_of,
+    is_alive,
+    wait_until,
+)
 
 WEB = """
 [pool.web]
@@ -470,3 +479,15 @@ def test_as_pid_1_of_a_pid_namespace(tmp_path):
     finally:
         process.kill()
         process.wait()
+
+
+def test_an_ended_hook_that_runs_at_an_upgrade_keeps_its_time_limit(start, tmp_path):
+    hooks = "import os, sys, time\ndef ended(worker):\n    print('hook', os.getpid(), file=sys.stderr)\n    time.sleep(600)\n"
+    (tmp_path / "slow.py").write_text(hooks)
+    server = start(f'[hooks]\nmodule = "slow"\n{WEB}boot_timeout = 10\n').wait_serving()
+    victim = min(server.pids())
+    os.kill(victim, signal.SIGKILL)
+    (line,) = server.wait_for(r"^hook \d+$")
+    assert server.run("upgrade").returncode == 0
+    server.wait_for(f"pid={victim} hook ended ran 10.0 s, limit 10.0 s [(]boot_timeout[)]; it is killed")
+    wait_until(lambda: not is_alive(int(line.split()[1])), "it is ended")

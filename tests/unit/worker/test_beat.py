@@ -21,7 +21,7 @@ class Watched:
         self.board = Board(rows=2, lanes=1)
         self.number = self.board.claim()
         self.woken = 0
-        self.loop = WatchedLoop(self.board.row(self.number), STALL, self._wake)
+        self.loop = WatchedLoop(self.board.row(self.number), STALL, self._wake, lambda _then: None)
 
     def _wake(self) -> None:
         self.woken += 1
