@@ -74,7 +74,8 @@ def upgrade(target: str, settings: Sequence[str], say: Say) -> str:
 
 def scale(target: str, settings: Sequence[str], pool: str, workers: int, say: Say) -> str:
     """Change a pool's number of workers, and wait until they are there; returns how it went."""
-    result = _call(target, settings, "scale", {"pool": pool, "workers": workers}, say, lasting=True)
+    arguments = {"pool": pool, "workers": workers}
+    result = _ask(target, settings, "scale", arguments, say=say, lasting=True)
     if result["stopped"]:
         return f"{pool}: stopped; prefork scale starts it again"
     return f"{pool}: {result['ready']} of {result['workers']} workers ready"
@@ -177,13 +178,20 @@ def _call(
 
 
 def _ask(
-    target: str, settings: Sequence[str], command: str, arguments: dict[str, Any], timeout: float = PATIENCE
+    target: str,
+    settings: Sequence[str],
+    command: str,
+    arguments: dict[str, Any],
+    timeout: float = PATIENCE,
+    say: Say = lambda _text: None,
+    *,
+    lasting: bool = False,
 ) -> dict[str, Any]:
-    """Return the answer to a question that changes nothing; if an upgrade comes between, it is asked again."""
+    """Return the answer to what may be asked twice without harm: if an upgrade comes between, it is."""
     for last in (*[False] * (TRIES - 1), True):
         try:
             with connect(target, settings, timeout) as client:
-                return client.call(command, arguments)
+                return client.call(command, arguments, say, lasting=lasting)
         except RefusedError as error:
             if last or not error.again:
                 raise

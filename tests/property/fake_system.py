@@ -34,6 +34,10 @@ KILLED = Exit(signal="SIGKILL", status=137)
 SPINNING = 4
 
 
+# An application that no worker can load.
+BROKEN = "broken:app"
+
+
 def config(*pools: Pool) -> Config:
     master = Master(name="shop", directory="/srv", control="/run/shop.sock")
     return Config(master=master, log=Log(), pools={pool.name: pool for pool in pools})
@@ -49,9 +53,9 @@ def pool(
     **options: object,
 ) -> Pool:
     listen = () if task else tuple(Listen(address=port) for port in ports)
-    kind = {"task" if task else "wsgi": "broken:app" if broken else "shop:app"}
+    kind = {"task" if task else "wsgi": BROKEN if broken else "shop:app"}
     if options.get("reload") == "if-changed":  # as a program
-        kind = {"command": ("broken:app" if broken else "shop:app",)}
+        kind = {"command": (BROKEN if broken else "shop:app",)}
     return Pool(name=name, listen=listen, surge=Share(number=surge), **kind, **options)  # type: ignore[arg-type]
 
 
@@ -420,7 +424,7 @@ class FakeSystem:
 
     def _boot(self, spawn: actions.Spawn) -> None:
         # With preload it is the template that loads the application.
-        broken = spawn.pool.application == "broken:app" and (spawn.slot == TEMPLATE or not spawn.pool.preload)
+        broken = spawn.pool.application == BROKEN and (spawn.slot == TEMPLATE or not spawn.pool.preload)
         after = self.random.choice(SOON)
         how = "ready"
         if broken or (not self.behave and self.random.random() < 0.4):
@@ -491,6 +495,9 @@ class FakeSystem:
             return
         others = self._workers(spawn.pool.name)
         assert spawn.slot not in {other.slot for other in others}, "two are in one place"
+        life = self.supervisor.life(spawn.birth)
+        if life is not None and life.asked:
+            return  # it had its place when it was ordered, and leaves at its birth
         keeper = self.supervisor.keepers[spawn.pool.name]
         places = (keeper.trial.places or 0) if keeper.trial else 0
         assert len(others) < max(keeper.wanted, places), "there are too many at a time"
@@ -510,6 +517,10 @@ class FakeSystem:
         life = self.supervisor.life(birth)
         return life is not None and (life.why or "").startswith("recycled")
 
+    def _has_left_its_place(self, life: Life) -> bool:
+        """Tell whether a worker leaves, and its place is free: it was recycled, or had to make room for a trial."""
+        return self._is_recycled(life.birth) or (life.asked and (life.why or "").startswith("replaced"))
+
     def _check_finals(self, spawn: actions.Spawn) -> None:
         """Nobody follows on an end that was final."""
         keeper = self.supervisor.keepers.get(spawn.pool.name)
@@ -518,7 +529,7 @@ class FakeSystem:
         finals = self._finals.get((spawn.pool.name, spawn.generation), [])
         living = sum(process.generation == spawn.generation for process in self._workers(spawn.pool.name))
         living -= sum(
-            life.generation == spawn.generation and self._is_recycled(life.birth)
+            life.generation == spawn.generation and self._has_left_its_place(life)
             for life in keeper.lives.values()
         )
         most = max(keeper.wanted, spawn.pool.workers) + keeper._substitutes()  # beside one who is to go

@@ -32,7 +32,7 @@ from prefork.supervisor.events import (
 from prefork.supervisor.pool import SETTLE
 from prefork.supervisor.server import Phase
 from prefork.supervisor.worker import QUICK, STACKS, UNKILLABLE
-from tests.property.fake_system import PORTS, FakeSystem, config, pool
+from tests.property.fake_system import BROKEN, PORTS, FakeSystem, config, pool
 
 CLOCKS = {"boot_timeout": 8.0, "request_timeout": 4.0, "stall_timeout": 4.0, "graceful_timeout": 5.0}
 DRAIN_DELAY = 3.0
@@ -182,11 +182,18 @@ class Histories(RuleBasedStateMachine):
 
     @rule(name=NAMES, workers=st.integers(-1, 5))
     def scale(self, name: str, workers: int) -> None:
-        self.system.tell(Scale(name, workers))
+        if not self.has_not_been_tried(name):
+            self.system.tell(Scale(name, workers))
 
     @rule(by=st.sampled_from([1, -1]))
     def shift(self, by: int) -> None:
-        self.system.tell(Shift(by))
+        if not self.has_not_been_tried(next(iter(self.system.supervisor.keepers), "")):
+            self.system.tell(Shift(by))
+
+    def has_not_been_tried(self, name: str) -> bool:
+        """Tell whether a generation that cannot serve counts, because the pool was stopped when it should have been tried."""
+        keeper = self.system.supervisor.keepers.get(name)
+        return bool(keeper and keeper.stopped and keeper.settings and keeper.settings.application == BROKEN)
 
     @rule(chance=st.integers(0, 9))
     def rest(self, chance: int) -> None:

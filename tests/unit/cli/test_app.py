@@ -291,6 +291,22 @@ def test_json_is_no_way_around_that(room: Room, capsys: Captured) -> None:
     assert json.loads(out) == {"name": f"é{ESCAPES}\U000e0001"}
 
 
+def test_a_scale_that_meets_an_upgrade_is_asked_for_again(room: Room, capsys: Captured) -> None:
+    asked: list[object] = []
+
+    def answer(request: Request, reply: Reply) -> None:
+        if request.command == "scale":
+            asked.append(request.arguments)
+        if len(asked) == 1:
+            reply.error("the server was upgraded in the meantime", "ask again", again=True)
+        else:
+            reply.result({"pool": "web", "workers": 3, "ready": 3, "stopped": False})
+
+    assert run_command(["scale", serve(room, answer), "web", "3"]) == 0
+    assert capsys.readouterr().err == "web: 3 of 3 workers ready\n"
+    assert asked == [{"pool": "web", "workers": 3}] * 2
+
+
 def test_a_question_that_meets_an_upgrade_is_asked_again(room: Room, capsys: Captured) -> None:
     answers = iter([None, None, {"workers": []}])
 
