@@ -228,22 +228,26 @@ class Hand:
         crew = self._crew
         crew.worker.enter_lane(self.number)
         while self._orders.drain_by is None:
-            if (accepted := self._next_connection()) is not None:
-                self._receive(*accepted)
+            self._take_turn(crew.next_connection)
         crew.leave()
-        while (accepted := crew.next_leftover()) is not None:
-            self._receive(*accepted)
+        while self._take_turn(crew.next_leftover):
+            pass
         crew.finish(self)
 
-    def _next_connection(self) -> Accepted | None:
-        if self._crew.pool.threads > 1:
-            return self._crew.next_connection()
-        self._orders.keep_hearing()  # this is the main thread, which signal handlers run in
+    def _take_turn(self, next_one: Callable[[], Accepted | None]) -> bool:
+        """Handle the next connection; return whether there may be another one.
+
+        The only thread is the main one, which signal handlers run in: one that raises strikes anywhere in here.
+        """
         try:
-            return self._crew.next_connection()
+            self._keep_hearing()
+            accepted = next_one()
+            if accepted is not None:
+                self._receive(*accepted)
         except BaseException as error:  # noqa: BLE001 - raised again unless it is known
             self._orders.survive_handler(error)
-            return None
+            return True
+        return accepted is not None
 
     def _receive(self, connection: socket.socket, address: Any, listener: int) -> None:
         crew = self._crew
@@ -288,8 +292,13 @@ class Hand:
             logger.exception("handler failed, connection from %s", name_of(address).decode("latin-1"))
         finally:
             end_copy()
+            self._keep_hearing()  # before the client sees the end: TERM may come right after it
             close(connection)
             self.lane.end()
+
+    def _keep_hearing(self) -> None:
+        if self._crew.pool.threads == 1:
+            self._orders.keep_hearing()
 
 
 def resign(orders: Orders, error: SystemExit) -> None:
