@@ -406,7 +406,13 @@ class Http(msgspec.Struct, frozen=True, kw_only=True):
     ] = 8190
     max_headers: Annotated[int, option(Unit.COUNT, "most header fields; beyond it 431", ge=1, le=10000)] = 100
     max_header_size: Annotated[
-        int, option(Unit.SIZE, "longest header field, name and value; beyond it 431", ge=64, le=2**20)
+        int,
+        option(
+            Unit.SIZE,
+            "longest header field; all trailers and chunk extensions of a body; beyond it 431",
+            ge=64,
+            le=2**20,
+        ),
     ] = 8190
     max_body: Annotated[int, option(Unit.SIZE, "largest body; beyond it 413", ge=0, le=2**50)] = GIB
     trusted: Annotated[
@@ -662,6 +668,16 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.0
     keepalive_timeout: Annotated[float, clock("an idle connection is kept this long", "wsgi")] = 75.0
     read_timeout: Annotated[float, clock("a request's head, and each pause within its body", "wsgi")] = 10.0
+    min_rate: Annotated[
+        int,
+        option(
+            Unit.COUNT,
+            "bytes per second of a body, on average after read_timeout; below it 408; 0: no limit",
+            kind="wsgi",
+            ge=0,
+            le=1_000_000_000,
+        ),
+    ] = 500
     write_timeout: Annotated[float, clock("a client that takes none of the answer", "wsgi")] = 30.0
     max_stream_time: Annotated[
         float,

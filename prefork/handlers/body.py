@@ -81,14 +81,18 @@ class MemoryFile(io.FileIO):
 class Body:
     """Gathers the pieces of one body.
 
+    Args:
+        began: when its first piece was awaited, in seconds of the monotonic clock.
+
     Attributes:
         size: bytes gathered so far.
 
     """
 
-    __slots__ = ("_file", "_first", "size")
+    __slots__ = ("_began", "_file", "_first", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, began: float = 0.0) -> None:
+        self._began = began
         self.size = 0
         self._first = b""  # most bodies come in one piece, which is never copied then
         self._file: io.BytesIO | io.FileIO | None = None
@@ -105,6 +109,13 @@ class Body:
         if self.size > MEMORY and isinstance(self._file, io.BytesIO):
             self._file = _spill(self._file)
         _write(self._file, piece)
+
+    def is_slow(self, now: float, rate: int, grace: float) -> bool:
+        """Return whether fewer bytes per second came on average than ``rate``, ``grace`` seconds aside.
+
+        So does Apache's mod_reqtimeout count (``body=20,MinRate=500``): each byte prolongs the time that a body has.
+        """
+        return (now - self._began - grace) * rate > self.size
 
     def read_back(self) -> BinaryIO:
         """Return the whole body for reading from its beginning."""

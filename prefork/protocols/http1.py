@@ -32,8 +32,8 @@ TABLE_SIZE: Final = 1024
 TABLE_NAME_SIZE: Final = 64
 # A head may take as much as this many fields of the largest size; nginx has large_client_header_buffers 4.
 LARGE_FIELDS: Final = 8
-# Chunk extensions mean nothing to anybody; Go's net/http bounds them in all at 16 KiB too (CVE-2023-39326).
-MAX_EXTENSIONS: Final = 16384
+# The most digits of a chunk's size.
+MAX_DIGITS: Final = 15
 
 # Expressions here and in forwarded.py take each byte of a client a bounded number of times. Repetitions of one character
 # are possessive (``*+``): they give nothing back. Repetitions of groups are not, as CPython before 3.11.5 gets those
@@ -61,7 +61,7 @@ MAX_LENGTH: Final = 2**63 - 1
 # RFC 9110 5.6.4, and RFC 9112 7.1.1: an extension has a name.
 QUOTED: Final = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]++|\\[\t \x21-\x7e\x80-\xff])*"'
 EXTENSION: Final = rf"[ \t]*+;[ \t]*+{TCHARS}(?:[ \t]*+=[ \t]*+(?:{TCHARS}|{QUOTED}))?"
-CHUNK: Final = re.compile(rf"([0-9A-Fa-f]{{1,15}})((?:{EXTENSION})*)".encode("ascii"))
+CHUNK: Final = re.compile(rf"([0-9A-Fa-f]{{1,{MAX_DIGITS}}})((?:{EXTENSION})*)".encode("ascii"))
 
 # What proxies say about the client; read only if they are trusted (forwarded.py).
 FORWARDING: Final = frozenset(
@@ -222,7 +222,7 @@ class Grammar:
     Args:
         max_request_line: bytes of a request line; 414 beyond.
         max_headers: fields of one head; 431 beyond.
-        max_header_size: bytes of one field's line; 431 beyond.
+        max_header_size: bytes of one field's line, and of a body's chunk extensions and trailers together; 431 beyond.
         max_body: bytes of a body, decoded; 413 beyond.
 
     """
@@ -439,22 +439,22 @@ class Chunked:
 
     Args:
         max_body: bytes of the decoded body; 413 beyond.
-        max_line: bytes of a trailer's line, 431 beyond; and of a chunk's, 400 beyond.
+        max_extra: bytes of all chunk extensions and trailers, which mean nothing to anybody; 431 beyond. Go's net/http
+            bounds them as well (CVE-2023-39326).
 
     Attributes:
         size: bytes of the decoded body that have been announced; all of them once ``is_done``.
 
     """
 
-    __slots__ = ("_extensions", "_inside", "_left", "_max_body", "_max_line", "_pending", "is_done", "size")
+    __slots__ = ("_inside", "_left", "_max_body", "_pending", "_room", "is_done", "size")
 
-    def __init__(self, max_body: int, max_line: int) -> None:
+    def __init__(self, max_body: int, max_extra: int) -> None:
         self.is_done = False
         self._max_body = max_body
-        self._max_line = max_line
+        self._room = max_extra
         self._pending = b""
         self.size = 0
-        self._extensions = 0
         self._left = 0  # of the present chunk's data and of the line break behind it
         self._inside = True  # before the last chunk; after it come trailers
 
@@ -498,16 +498,14 @@ class Chunked:
     def _wait(self, data: bytes, at: int) -> None:
         if b"\n" in data[at:]:
             raise Refusal(400, "a line of a chunked body ends with LF, expected CR LF")
-        if len(data) - at > self._max_line + 1:  # a CR may be there already
-            raise Refusal(431 if not self._inside else 400, "a line of a chunked body is too long")
+        if len(data) - at > self._room + MAX_DIGITS + 1:  # a CR may be there already
+            raise Refusal(431, "a line of a chunked body is too long")
 
     def _begin_chunk(self, line: bytes) -> None:
-        found = CHUNK.fullmatch(line) if len(line) <= self._max_line else None
+        found = CHUNK.fullmatch(line)
         if found is None:
-            raise Refusal(400, "a chunk's line is too long, or not a hexadecimal size with valid extensions")
-        self._extensions += len(found[2])
-        if self._extensions > MAX_EXTENSIONS:
-            raise Refusal(400, "the chunk extensions are too long")
+            raise Refusal(400, "a chunk's line is not a hexadecimal size with valid extensions")
+        self._take_room(len(found[2]))
         size = int(found[1], 16)
         self.size += size
         if self.size > self._max_body:
@@ -530,10 +528,13 @@ class Chunked:
         if not line:
             self.is_done = True
             return
-        self._extensions += len(line)
-        if len(line) > self._max_line or self._extensions > MAX_EXTENSIONS + self._max_line:
-            raise Refusal(431, "the trailers are too large")
+        self._take_room(len(line))
         _check_trailer(line)
+
+    def _take_room(self, size: int) -> None:
+        self._room -= size
+        if self._room < 0:
+            raise Refusal(431, "the chunk extensions and trailers are too large")
 
 
 Framing = Counted | Chunked

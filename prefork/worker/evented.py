@@ -31,6 +31,7 @@ from prefork.handlers.wsgi import Body, Counted, Cut, Environ, Exchange, Head, R
 from prefork.log import logger
 from prefork.scoreboard import Lane, Row
 from prefork.system import forks, tcp
+from prefork.system.unread import unread
 from prefork.units import InheritedAddress
 from prefork.worker.acceptor import Acceptor
 from prefork.worker.access import AccessLog
@@ -577,7 +578,7 @@ class Loop:
 
     def _begin_body(self, connection: Connection, head: Head, has_come: bool) -> None:
         connection.pending = b""
-        connection.head, connection.body = head, Body()
+        connection.head, connection.body = head, Body(self._now)
         self._note_beginning(connection)
         if head.expects and not has_come:
             if not connection.send([response.CONTINUE]):
@@ -599,6 +600,11 @@ class Loop:
             logger.warning("cannot store the body of %s: %s", head.line, error.strerror)
             raise Refusal(507, "there is no room for the body") from None
         if not head.body.is_done:
+            # What has come and waits is not late because the application kept the loop from reading it.
+            if body.is_slow(self._now, self._pool.min_rate, self._pool.read_timeout) and not unread(
+                connection.fd
+            ):
+                raise Refusal(408, "the body comes too slowly")
             self._watch(connection, IN)
             self._timers.arm(connection, BODY, self._now)
             return b""

@@ -53,6 +53,26 @@ def test_a_large_body_goes_to_a_file_without_a_name() -> None:
     assert stream.closed
 
 
+@pytest.mark.parametrize(
+    ("size", "now", "is_slow"),
+    [
+        (0, 110, False),
+        (0, 111, True),
+        (500, 111, False),
+        (499, 111, True),
+        (5000, 120, False),
+        (5000, 121, True),
+    ],
+)
+def test_a_body_is_slow_that_has_fewer_bytes_than_its_time_allows(
+    size: int, now: float, is_slow: bool
+) -> None:
+    body = Body(began=100.0)
+    body.add(b"a" * size)
+    assert body.is_slow(now, rate=500, grace=10) is is_slow
+    assert not body.is_slow(now, rate=0, grace=10)
+
+
 @pytest.mark.usefixtures("_little_room")
 @pytest.mark.parametrize("size", [100, 9000])
 def test_a_full_disk_shows_while_pieces_come_and_never_later(size: int) -> None:

@@ -8,7 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -387,6 +387,32 @@ def test_a_head_has_one_deadline_however_it_trickles() -> None:
                 answer = client.recv(1000)
             except TimeoutError:
                 continue
+        assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+CHUNKED_HEAD = request("/a", "Transfer-Encoding: chunked", method="POST")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        request("/a", "Content-Length: 100000", method="POST"),
+        CHUNKED_HEAD + b"186A0\r\n",
+        CHUNKED_HEAD + b"5;",
+        CHUNKED_HEAD + b"0\r\nX: ",
+    ],
+    ids=["body", "chunk", "extension", "trailer"],
+)
+def test_a_body_that_drips_ends_with_408_however_often_a_byte_comes(first: bytes) -> None:
+    with Site(echo, read_timeout=0.2, min_rate=2000) as site, site.connect() as client:
+        client.sendall(first)
+        answer = b""
+        client.settimeout(0.01)
+        for _ in range(1000):
+            client.send(b"x")
+            with suppress(TimeoutError):
+                answer = client.recv(1000)
+                break
         assert answer.startswith(b"HTTP/1.1 408 ")
 
 
