@@ -20,7 +20,7 @@ from prefork.config.schema import TEMPLATE, Config
 from prefork.control.registry import Registration
 from prefork.control.server import ControlServer
 from prefork.errors import CommandError, ConfigError, ListenError, PreforkError
-from prefork.log import logger
+from prefork.log import STDERR, logger
 from prefork.master.allowance import MOST, SPAN, Allowance
 from prefork.master.charge import Charge
 from prefork.master.delivery import Delivery
@@ -88,7 +88,7 @@ class Loop:
             signal.SIGTERM: lambda: self._stop(events.Stop()),
             signal.SIGINT: lambda: self._stop(events.Stop(now=True)),
             signal.SIGQUIT: lambda: self._stop(events.Stop(now=True)),
-            signal.SIGHUP: self._reload_by_signal,
+            signal.SIGHUP: self._reload_or_stop,
             signal.SIGUSR1: self._reopen_log,
             signal.SIGUSR2: lambda: self._upgrade.ask(),
             signal.SIGTTIN: lambda: self._feed(events.Shift(1)),
@@ -344,6 +344,14 @@ class Loop:
     def _warn(self, text: str) -> None:
         logger.warning("%s", text)
         self._requests.tell(actions.Tell("warning", text))
+
+    def _reload_or_stop(self) -> None:
+        """Reload; but a terminal that the log goes to sends SIGHUP when it is closed, and nobody is left to serve for."""
+        if self._server.config.log.file == "-" and process.has_hung_up(STDERR):
+            logger.warning("the terminal that the log goes to is closed; stopping")
+            self._stop(events.Stop())
+        else:
+            self._reload_by_signal()
 
     def _reload_by_signal(self) -> None:
         try:

@@ -7,7 +7,9 @@ import gc
 import os
 import re
 import resource
+import select
 import signal
+import stat
 import subprocess
 import sys
 import traceback
@@ -260,6 +262,19 @@ def has_terminal() -> bool:
     except OSError:
         return False
     return True
+
+
+def has_hung_up(descriptor: int) -> bool:
+    """Return whether a descriptor is a terminal that has been closed (termios(3), poll(2): POLLHUP)."""
+    try:
+        is_device = stat.S_ISCHR(os.fstat(descriptor).st_mode)
+    except OSError:
+        is_device = False
+    if not is_device:
+        return False  # a pipe or a socket that hangs up says nothing about a terminal
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return bool(poll.poll(0))
 
 
 def halts() -> Iterator[tuple[int, bool]]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import signal
 import struct
 import subprocess
 import sys
 import termios
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from tests.harness import APPS, PATIENCE, PREFORK
 from tests.unit.cli.test_render import BUSY
 from tests.unit.room import Room, folder, room
 
@@ -63,6 +66,37 @@ def test_no_color_is_respected(command: list[str]) -> None:
 
 def test_a_terminal_that_does_not_know_its_width_counts_as_80_columns(command: list[str]) -> None:
     assert max(map(len, shown(command, 0, NO_COLOR="1").splitlines())) <= 80
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_hang_up_stops_the_server_only_if_its_terminal_is_closed(tmp_path: Path, closes: bool) -> None:
+    (tmp_path / "server.toml").write_text(
+        f'[master]\ncontrol = "{tmp_path}/c.sock"\n[pool.web]\nlisten = ["127.0.0.1:0"]\nwsgi = "web:app"\n'
+    )
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        [*PREFORK, "run", "server.toml"],
+        cwd=tmp_path,
+        env=ENVIRONMENT | {"PYTHONPATH": str(APPS)},
+        stdin=subprocess.DEVNULL,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    ) as process:
+        os.close(slave)
+        said = b""
+        while b"generation 1 serves" not in said:
+            said += os.read(master, 65536)
+        if closes:
+            os.close(master)
+        process.send_signal(signal.SIGHUP)
+        if not closes:
+            while b"generation 2 serves" not in said:
+                said += os.read(master, 65536)
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+    if not closes:
+        os.close(master)
 
 
 def test_a_reader_that_left_is_no_reason_to_complain(command: list[str]) -> None:
