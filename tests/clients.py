@@ -52,6 +52,7 @@ class Load:
         self.examples: dict[str, str] = {}
         self.bodies: Counter[bytes] = Counter()
         self.losses: list[Loss] = []
+        self.slowest = 0.0  # of the requests that were answered, in seconds
         self._address = address
         self._path = path
         self._pause = pause
@@ -149,6 +150,7 @@ class Load:
             self._note("answered" if good else f"status {status}", body[:200].decode("latin-1"))
             with self._lock:
                 self.bodies[body] += 1
+                self.slowest = max(self.slowest, time.monotonic() - began)
         if reusable or client is None:
             return client
         client.close()
