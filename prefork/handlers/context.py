@@ -23,7 +23,9 @@ _is_copy = False
 class Limited(Protocol):
     """A request that may have a deadline, in seconds of the monotonic clock; 0: none."""
 
-    deadline: float
+    @property
+    def deadline(self) -> float:
+        """By when it has to be done."""
 
     @property
     def is_busy(self) -> bool:
@@ -130,6 +132,10 @@ class Worker:
     def detach_by(self, detach: Callable[[int], None]) -> None:
         """Have ``detach()`` call this."""
         self._detach = detach
+
+    def lane(self, number: int) -> Lane:
+        """Return a lane of the scoreboard, to be bound to a thread by a request of its own."""
+        return self._row.lanes[number]
 
     def enter_lane(self, number: int) -> Lane:
         """Bind the calling thread to a lane of the scoreboard; every thread that runs handlers does so once."""

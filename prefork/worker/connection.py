@@ -180,11 +180,15 @@ class Connection:
         Raises Cut when the client is gone or too slow.
 
         """
+        while not self.flush():
+            if not self.has_room(timeout):
+                raise Cut
+
+    def has_room(self, timeout: float) -> bool:
+        """Wait until more can be sent, or the client is gone; return False if neither is so within so many seconds."""
         poll = select.poll()
         poll.register(self.fd, select.POLLOUT)
-        while not self.flush():
-            if not poll.poll(timeout * 1000):
-                raise Cut
+        return bool(poll.poll(timeout * 1000))
 
     def has_unread(self) -> bool:
         """Return whether something came that was not read: closing now would reset the connection (RFC 2525 2.17)."""

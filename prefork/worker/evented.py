@@ -38,7 +38,7 @@ from prefork.worker.access import AccessLog
 from prefork.worker.connection import LAST, Connection, Phase
 from prefork.worker.greeting import Greeting, address_of
 from prefork.worker.orders import Orders
-from prefork.worker.threads import Mailbox, Threads
+from prefork.worker.threads import Mailbox, Seat, Threads
 from prefork.worker.timers import Timers
 
 if TYPE_CHECKING:
@@ -63,6 +63,9 @@ LINGER_TOTAL = 30.0
 # so long: a moment's burst is served sooner than it could be refused.
 QUEUE_PER_THREAD = 16
 QUEUE_TIME = 0.5
+# How long a thread waits for a client to take what was sent before another thread takes its place: most clients are
+# sooner, and to change threads costs about 0.1 ms.
+PATIENCE = 0.01
 # How many pieces of one streamed answer go out before others get their turn.
 PIECES_PER_TURN = 16
 # How many requests that were sent ahead are answered likewise: 64 KiB have room for thousands.
@@ -172,8 +175,10 @@ class Loop:
         self._held = 0  # connections, when the acceptor was last told
         # The deadlines of connections without a request, new and kept alive.
         self._fresh, self._idle = HEAD, IDLE
-        self._mailbox: Mailbox[Connection] = Mailbox()
+        # From threads: connections that they are done with, and by how many more or fewer threads run.
+        self._mailbox: Mailbox[Connection | int] = Mailbox()
         self._running = 0
+        self._aside = 0  # threads that wait for a slow client
         # Handed over to the threads and not begun, since when; who takes one out, a thread or the loop, has it.
         self._waiting: dict[Connection, float] = {}
         self._most_waiting = pool.threads * QUEUE_PER_THREAD
@@ -737,10 +742,10 @@ class Loop:
         self._lane.end()
         self._come_back()
 
-    def _finish_in_thread(self, exchange: Exchange, lane: Lane) -> None:
-        lane.begin(exchange.what, time.monotonic(), self._pool.request_timeout)
+    def _finish_in_thread(self, exchange: Exchange, seat: Seat) -> None:
+        seat.lane.begin(exchange.what, time.monotonic(), self._pool.request_timeout)
         exchange.finish()
-        lane.pause()
+        seat.lane.pause()
 
     def _complete(self, connection: Connection, exchange: Exchange) -> bool:
         """Return whether the connection is used for the next request; otherwise close it."""
@@ -830,7 +835,7 @@ class Loop:
         if is_busy != was_busy:
             (self._row.set_busy if is_busy else self._row.set_free)(self._now)
 
-    def _run_in_thread(self, connection: Connection, lane: Lane) -> None:
+    def _run_in_thread(self, connection: Connection, seat: Seat) -> None:
         handed_over = self._waiting.pop(connection, None)
         if handed_over is None:
             return  # withdrawn
@@ -840,23 +845,23 @@ class Loop:
         now = time.monotonic()
         if connection.entry is not None:
             connection.entry.waited = now - handed_over
-        lane.begin(exchange.what, now, self._pool.request_timeout)
+        seat.lane.begin(exchange.what, now, self._pool.request_timeout)
         if self._has_deadlines and not self._row.is_watched():
             self._orders.wake_master()
         try:
-            self._converse(connection, exchange, lane)
+            self._converse(connection, exchange, seat)
             connection.is_cut = False
         except Cut:
             logger.debug("%s: the client left", connection.host)
         finally:
             if exchange.file is None or connection.is_cut:
                 exchange.finish()
-            lane.end()
+            seat.lane.end()
             self._mailbox.put(connection)
 
-    def _converse(self, connection: Connection, exchange: Exchange, lane: Lane) -> None:
+    def _converse(self, connection: Connection, exchange: Exchange, seat: Seat) -> None:
         """Send an answer as the client takes it; the end of it, which needs no thread, is left to the loop."""
-        send = partial(self._send_from_thread, connection, exchange, lane)
+        send = partial(self._send_from_thread, connection, exchange, seat)
         pieces = exchange.start(send)
         while not exchange.is_over:
             send(pieces)
@@ -866,19 +871,48 @@ class Loop:
             connection.attach(exchange.file)
 
     def _send_from_thread(
-        self, connection: Connection, exchange: Exchange, lane: Lane, pieces: list[bytes]
+        self, connection: Connection, exchange: Exchange, seat: Seat, pieces: list[bytes]
     ) -> None:
         if not connection.send(pieces):
-            # The application is not to blame for a slow client: meanwhile its clock stands still.
-            left = self._time_from(time.monotonic(), lane.deadline)
-            lane.extend(0.0)
-            connection.flush_blocking(self._pool.write_timeout)
-            lane.begin(exchange.what, time.monotonic(), left)
-        self._note_piece(lane, exchange)
+            self._wait_for_room(connection, exchange, seat)
+        self._note_piece(seat.lane, exchange)
 
-    def _take_back(self, connection: Connection) -> None:
-        """Go on with a connection whose thread is done with it."""
+    def _wait_for_room(self, connection: Connection, exchange: Exchange, seat: Seat) -> None:
+        """Wait until a client has taken what was sent: the application is not to blame, so its clock stands still."""
+        left = self._time_from(time.monotonic(), seat.lane.deadline)
+        seat.lane.extend(0.0)
+        try:
+            until = time.monotonic() + PATIENCE
+            while not connection.flush():
+                if not connection.has_room(max(0.0, until - time.monotonic())):
+                    self._wait_aside(connection, seat)
+                    break
+        finally:
+            seat.lane.begin(exchange.what, time.monotonic(), left)
+            if self._has_deadlines and not self._row.is_watched():
+                self._orders.wake_master()
+
+    def _wait_aside(self, connection: Connection, seat: Seat) -> None:
+        """Wait for a slow client while another thread answers others."""
+        assert self._threads is not None
+        seat.lane.pause()
+        is_aside = self._threads.stand_aside(seat)
+        if is_aside:
+            self._mailbox.put(-1)
+        try:
+            connection.flush_blocking(self._pool.write_timeout)
+        finally:
+            if is_aside:
+                self._threads.come_back(seat)
+                self._mailbox.put(1)
+
+    def _take_back(self, connection: Connection | int) -> None:
+        """Go on with a connection whose thread is done with it, or count a thread that stands aside or has come back."""
         self._now = time.monotonic()  # the thread may have gone on after the loop has woken up
+        if isinstance(connection, int):
+            self._count_running(connection)
+            self._aside -= connection
+            return
         self._count_running(-1)
         if connection.is_cut:
             assert connection.exchange is not None
@@ -1094,7 +1128,7 @@ class Loop:
             self._access.close()
         self._row.set_connections(len(self._connections))
         self._epoll.close()
-        if not self._running:
+        if not (self._running or self._aside):
             self._mailbox.close()
 
 

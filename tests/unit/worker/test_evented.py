@@ -8,7 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +310,79 @@ def test_a_stream_ends_when_its_client_leaves(threads: int) -> None:
             client.sendall(request())
             client.recv(1000)
         assert closed.wait(LONG)
+
+
+class Homes:
+    """Stream 100 pieces, by ``write`` or not, and note which threads have made those of each path."""
+
+    piece = b"x" * 100_000
+
+    def __init__(self, by_write: bool) -> None:
+        self.by_write = by_write
+        self.threads: dict[str, set[int]] = {}
+
+    def __call__(self, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        write = start("200 OK", [])
+        if environ["PATH_INFO"] == "/small":
+            return [b"small"]
+        pieces = self._pieces(self.threads.setdefault(environ["PATH_INFO"], set()))
+        if not self.by_write:
+            return pieces
+        for piece in pieces:
+            write(piece)
+        return []
+
+    def _pieces(self, threads: set[int]) -> Iterator[bytes]:
+        for _ in range(100):
+            threads.add(threading.get_ident())
+            yield self.piece
+
+
+@pytest.mark.parametrize("by_write", [False, True])
+def test_clients_that_read_a_stream_slowly_hold_no_thread_back(by_write: bool) -> None:
+    """Each stream still continues on the thread that it began on, with whatever that thread has of its own."""
+    homes = Homes(by_write)
+    with Site(homes, threads=2) as site, ExitStack() as stack:
+        slow = [stack.enter_context(site.connect(4096)) for _ in range(6)]
+        for number, client in enumerate(slow):
+            client.sendall(request(f"/{number}", "Connection: close"))
+        for client in slow:
+            assert client.recv(10)
+        until = time.monotonic() + LONG
+        while (row := site.snapshot()).busy_since or row.current:
+            assert time.monotonic() < until, "a thread waits for a client in its place"
+        with site.connect() as client:
+            client.sendall(request("/small"))
+            assert read_answer(client)[1] == b"small"
+        for client in slow:
+            assert read_all(client).count(homes.piece) == 100
+    assert [len(threads) for threads in homes.threads.values()] == [1] * 6
+
+
+def test_a_slow_client_that_leaves_ends_its_stream_on_its_own_thread() -> None:
+    closed: list[int] = []
+    began: list[int] = []
+    is_closed = threading.Event()
+
+    def application(_environ: dict[str, Any], start: Start) -> Iterator[bytes]:
+        start("200 OK", [])
+        began.append(threading.get_ident())
+        try:
+            while True:
+                yield b"x" * 100_000
+        finally:
+            closed.append(threading.get_ident())
+            is_closed.set()
+
+    with Site(application, threads=2, request_timeout=20.0) as site:
+        with site.connect(4096) as client:
+            client.sendall(request())
+            client.recv(10)
+            until = time.monotonic() + LONG
+            while site.snapshot().current:
+                assert time.monotonic() < until, "a thread waits for a client in its place"
+        assert is_closed.wait(LONG)
+    assert closed == began
 
 
 @BOTH

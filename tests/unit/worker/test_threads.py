@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from prefork.handlers.context import Worker
 from prefork.scoreboard import Board, Lane
-from prefork.worker.threads import Threads
+from prefork.worker.threads import Seat, Threads
 
 LONG = 10.0
 COUNT = 4
@@ -40,8 +40,8 @@ def test_jobs_that_wait_for_each_other_run_at_once_after_one_wake(threads: Threa
 def test_each_thread_has_a_lane_of_its_own(threads: Threads) -> None:
     meeting, lanes = threading.Barrier(COUNT + 1), list[Lane]()
 
-    def job(lane: Lane) -> None:
-        lanes.append(lane)
+    def job(seat: Seat) -> None:
+        lanes.append(seat.lane)
         meeting.wait(LONG)
 
     for _ in range(COUNT):
@@ -109,3 +109,98 @@ def test_a_job_that_fails_is_reported_and_its_thread_goes_on(
     while len(caplog.records) < 2 * COUNT and time.monotonic() < until:
         time.sleep(0.001)
     assert [record.exc_info is not None for record in caplog.records] == [True] * 2 * COUNT
+
+
+class Lanes:
+    """Which lanes threads use; they may not share any."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._used: set[int] = set()
+        self.shared: list[Lane] = []
+
+    def use(self, lane: Lane) -> None:
+        """Use a lane for a moment."""
+        with self._guard:
+            if id(lane) in self._used:
+                self.shared.append(lane)
+            self._used.add(id(lane))
+        time.sleep(0)
+        with self._guard:
+            self._used.discard(id(lane))
+
+
+def put_many(threads: Threads, count: int, job: Callable[[Seat], None]) -> None:
+    for _ in range(count):
+        threads.put(job)
+    threads.wake()
+
+
+def wait_many(semaphore: threading.Semaphore, count: int) -> None:
+    for _ in range(count):
+        assert semaphore.acquire(timeout=LONG), "jobs are held up"
+
+
+def test_threads_that_stand_aside_let_others_run_and_come_back_to_their_own_job(threads: Threads) -> None:
+    aside, release, done = threading.Semaphore(0), threading.Event(), threading.Semaphore(0)
+    lanes, same = Lanes(), list[bool]()
+
+    def slow(seat: Seat) -> None:
+        me = threading.get_ident()
+        for _ in range(3):
+            lanes.use(seat.lane)
+            assert threads.stand_aside(seat)
+            aside.release()
+            release.wait(LONG)
+            threads.come_back(seat)
+        same.append(threading.get_ident() == me)
+        done.release()
+
+    def quick(seat: Seat) -> None:
+        lanes.use(seat.lane)
+        done.release()
+
+    put_many(threads, 5 * COUNT, slow)
+    wait_many(aside, 5 * COUNT)
+    put_many(threads, 100, quick)
+    wait_many(done, 100)
+    release.set()
+    wait_many(done, 5 * COUNT)
+    assert same == [True] * 5 * COUNT
+    assert not lanes.shared
+
+
+def test_a_thread_keeps_its_lane_if_there_is_no_other_to_take_it(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    found: list[bool] = []
+    done = threading.Semaphore(0)
+
+    def job(seat: Seat) -> None:
+        found.append(threads.stand_aside(seat) or seat.is_aside)
+        done.release()
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    threads.put(job)
+    threads.wake()
+    assert done.acquire(timeout=LONG)
+    assert found == [False]
+
+
+def test_a_thread_that_comes_back_after_the_end_does_not_wait_for_ever(threads: Threads) -> None:
+    aside, release = threading.Event(), threading.Event()
+
+    def job(seat: Seat) -> None:
+        threads.stand_aside(seat)
+        aside.set()
+        release.wait(LONG)
+        threads.come_back(seat)
+
+    threads.put(job)
+    threads.wake()
+    assert aside.wait(LONG)
+    threads.stop()
+    release.set()  # the fixture waits for the end of each thread
