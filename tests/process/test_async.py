@@ -432,11 +432,12 @@ def connect(server: Server, context: ssl.SSLContext, name: str | None = None) ->
     return context.wrap_socket(server.connect(name), server_hostname="localhost")
 
 
-def test_only_those_who_need_it_import_an_event_loop(start):
-    server = start(pool("sockets:hold", name="sync") + act("streams:hold", name="loop")).wait_serving()
-    with server.connect("sync") as sync, server.connect("loop") as loop:
-        pids = [int(client.recv(100)) for client in (sync, loop)]
-        assert ["uvloop" in Path(f"/proc/{pid}/maps").read_text() for pid in pids] == [False, True]
+@pytest.mark.parametrize(
+    ("kind", "application", "needs_it"), [("wsgi", "web:app", False), ("handler", "streams:hold", True)]
+)
+def test_only_kinds_that_may_need_it_import_an_event_loop(start, kind, application, needs_it):
+    server = start(pool(application, kind=kind)).wait_serving()
+    assert {"uvloop" in Path(f"/proc/{pid}/maps").read_text() for pid in server.pids()} == {needs_it}
 
 
 def test_the_chat_room_of_the_examples_opens_and_closes_with_its_worker(start):

@@ -184,7 +184,8 @@ def test_the_example_runs(start, function):
         conf.read_text().replace("127.0.0.1:8000", "127.0.0.1:0").replace("ticker:run", f"ticker:{function}")
     )
     server: Server = start(text).wait_serving()
-    assert [line.split()[2] for line in server.wait_for(" ready in ")] == ["prepare/0", "ticker/0", "web/0"]
+    begun = server.wait_for(" at work after | ready in ", 3)
+    assert [line.split()[2] for line in begun] == ["prepare/0", "ticker/0", "web/0"]
     assert server.get(pool="web").startswith(b"HTTP/1.1 200")
     assert server.stop() == 0
     server.wait_for("^stopped after 0 ticks")

@@ -16,6 +16,8 @@ import pytest
 
 import prefork
 from prefork.control.client import Client, RefusedError
+from prefork.master.estate import VERSION
+from prefork.scoreboard import LAYOUT
 from tests.certificates import Authority
 from tests.clients import Load
 from tests.harness import (
@@ -233,17 +235,23 @@ def test_a_file_that_is_wrong_changes_nothing(start):
     ]
 
 
+def change(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
 def test_a_state_of_another_version_is_not_taken_over(start, tmp_path):
     server = start(WEB).wait_serving()
     room = copied_prefork(tmp_path) / "master" / "estate.py"
-    room.write_text(room.read_text().replace("VERSION = 1", "VERSION = 2"))
-    assert_unchanged(server, server.pids(), "expected version 2 of it, found 1")
+    change(room, f"VERSION = {VERSION}", f"VERSION = {VERSION + 1}")
+    assert_unchanged(server, server.pids(), f"expected version {VERSION + 1}, found {VERSION}")
 
 
 def test_boards_that_are_laid_out_in_another_way_are_left_alone(start, tmp_path):
     server = start(WEB).wait_serving()
     room = copied_prefork(tmp_path) / "scoreboard.py"
-    room.write_text(room.read_text().replace("\nLAYOUT = 1\n", "\nLAYOUT = 2\n"))
+    change(room, f"\nLAYOUT = {LAYOUT}\n", f"\nLAYOUT = {LAYOUT + 1}\n")
     with Load(server.address()) as load:
         assert server.ask("upgrade")["generation"] == 2
         load.wait_answered(50)
