@@ -24,7 +24,7 @@ settings = click.option(
     "settings",
     metavar="KEY=VALUE",
     multiple=True,
-    help="Set a key of the file, as in pool.web.workers=8; may be repeated.",
+    help="Override a key of the file, as in pool.web.workers=8; may be repeated.",
 )
 # Commands for a running server change nothing of its file.
 finder = click.option(
@@ -32,7 +32,7 @@ finder = click.option(
     "settings",
     metavar="KEY=VALUE",
     multiple=True,
-    help="Find a server that was started with such a master.name or master.control; may be repeated.",
+    help="The same --set master.… as the server was started with, to locate it; may be repeated.",
 )
 Settings = tuple[str, ...]
 
@@ -82,9 +82,9 @@ class Commands(click.Group):
 @click.option("--version", is_flag=True, help="Print the version.")
 @click.pass_context
 def commands(context: click.Context, version: bool) -> None:
-    """Run and control pre-fork servers: processes that share listening sockets, watched by a master.
+    """Run and control pre-fork servers: a master and workers that share listening sockets.
 
-    CONF is a TOML file. TARGET is a TOML file, a name that prefork list shows, or the path of a control socket.
+    CONF is a TOML file. TARGET is a TOML file, a server's name from prefork list, or the path of a control socket.
     """
     if version:
         from prefork import __version__
@@ -101,7 +101,7 @@ def commands(context: click.Context, version: bool) -> None:
 @settings
 @click.pass_context
 def run(context: click.Context, conf: str, settings: Settings) -> None:
-    """Run a server until it is told to stop."""
+    """Run a server in the foreground until it is stopped."""
     from prefork.cli import run as local
 
     context.exit(local.run(conf, settings))
@@ -112,9 +112,9 @@ def run(context: click.Context, conf: str, settings: Settings) -> None:
 @settings
 @click.pass_context
 def check(context: click.Context, conf: str, settings: Settings) -> None:
-    """Find what is wrong with a TOML file and its applications.
+    """Check a TOML file and load its applications.
 
-    Every application is loaded, in a process of its own. Nothing is changed.
+    Each application is loaded in a separate process. A running server is not affected.
     """
     from prefork.cli import run as local
 
@@ -131,7 +131,7 @@ def check(context: click.Context, conf: str, settings: Settings) -> None:
 @commands.command()
 @click.argument("directory", metavar="[DIR]", default=".")
 def init(directory: str) -> None:
-    """Write a small server that runs at once: server.toml and app.py."""
+    """Write a small working server: server.toml and app.py."""
     from prefork.cli import run as local
 
     _say(local.init(directory))
@@ -146,9 +146,9 @@ def schema() -> None:
 
 
 @commands.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print everything known, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def list_servers(as_json: bool) -> None:
-    """Show all servers that you may control; root sees everybody's."""
+    """List the running servers: your own, or everyone's for root."""
     from prefork.cli import ctl
 
     text = f"{ctl.server_list_json()}\n" if as_json else ctl.server_list(*_screen())
@@ -159,10 +159,10 @@ def list_servers(as_json: bool) -> None:
 
 @commands.command()
 @target
-@click.option("--json", "as_json", is_flag=True, help="Print everything known, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @finder
 def status(target: str, as_json: bool, settings: Settings) -> None:
-    """Show what a server's pools and workers do right now."""
+    """Show the state of a server's pools and workers."""
     from prefork.cli import ctl
 
     if as_json:
@@ -176,10 +176,10 @@ def status(target: str, as_json: bool, settings: Settings) -> None:
 @click.argument("pools", metavar="[POOL]...", nargs=-1)
 @finder
 def reload(target: str, pools: tuple[str, ...], settings: Settings) -> None:
-    """Read the file again and replace all workers, or some pools'.
+    """Read the file again and replace the workers.
 
-    No request is lost. If the file is wrong or no new worker gets ready, nothing changes and the command fails. With POOL, changes elsewhere
-    in the file are left for a later reload, and named.
+    No request is lost. If the file is invalid or the new workers fail to start, nothing changes and the command fails.
+    With POOL, only these pools are reloaded; other changes in the file are reported and left for a later reload.
     """
     from prefork.cli import ctl
 
@@ -191,9 +191,9 @@ def reload(target: str, pools: tuple[str, ...], settings: Settings) -> None:
 @click.argument("pool", metavar="POOL")
 @finder
 def restart(target: str, pool: str, settings: Settings) -> None:
-    """Replace a pool's workers; the file is not read.
+    """Replace a pool's workers without reading the file.
 
-    Its settings and its release stay as they are.
+    The pool's settings and release stay the same.
     """
     from prefork.cli import ctl
 
@@ -204,10 +204,10 @@ def restart(target: str, pool: str, settings: Settings) -> None:
 @target
 @finder
 def upgrade(target: str, settings: Settings) -> None:
-    """Become the version that is installed now, under the same pid.
+    """Re-execute the server with the installed prefork.
 
-    The program is tried beside the running one first. If it fails, nothing changes and the command fails; otherwise it
-    is executed, and all workers are replaced, losing no request.
+    The pid stays the same. The new version is tried first, next to the live server. If that fails, nothing changes and the command fails.
+    Otherwise it is executed and all workers are replaced. No request is lost.
     """
     from prefork.cli import ctl
 
@@ -222,7 +222,7 @@ def upgrade(target: str, settings: Settings) -> None:
 def scale(target: str, pool: str, workers: int, settings: Settings) -> None:
     """Set how many workers a pool has.
 
-    Waits until they are there. With 0 the pool is stopped until it is scaled again; a reload does not start it.
+    Waits until they are ready. 0 stops the pool until it is scaled again; a reload does not start it.
     """
     from prefork.cli import ctl
 
@@ -235,9 +235,9 @@ def scale(target: str, pool: str, workers: int, settings: Settings) -> None:
 @click.argument("name", metavar="SIGNAL")
 @finder
 def signal_programs(target: str, pool: str, name: str, settings: Settings) -> None:
-    """Send a signal to the programs of a pool.
+    """Send a signal to the programs of a command pool.
 
-    SIGNAL is its name, as in USR1; POOL is one with command.
+    SIGNAL is a name such as USR1.
     """
     from prefork.cli import ctl
 
@@ -246,10 +246,12 @@ def signal_programs(target: str, pool: str, name: str, settings: Settings) -> No
 
 @commands.command()
 @target
-@click.option("--now", is_flag=True, help="Cut off what is in flight.")
+@click.option("--now", is_flag=True, help="Do not finish requests in flight.")
 @finder
 def stop(target: str, now: bool, settings: Settings) -> None:
-    """Finish all requests and stop; return once the server has ended."""
+    """Finish all requests and stop the server.
+
+    Returns once the server has ended."""
     from prefork.cli import ctl
 
     _say(ctl.stop(target, settings, now, _say))
@@ -259,7 +261,7 @@ def stop(target: str, now: bool, settings: Settings) -> None:
 @target
 @finder
 def reopen(target: str, settings: Settings) -> None:
-    """Reopen the log files, after they were renamed."""
+    """Reopen the log files after they have been renamed."""
     from prefork.cli import ctl
 
     _say(ctl.reopen(target, settings))
@@ -270,9 +272,9 @@ def reopen(target: str, settings: Settings) -> None:
 @click.argument("worker", metavar="[WORKER]", required=False)
 @finder
 def stacks(target: str, worker: str | None, settings: Settings) -> None:
-    """Show where the threads of all workers are in their code.
+    """Show the stacks of all threads of the workers.
 
-    WORKER is one of them, as in web/2.
+    WORKER limits this to one worker, such as web/2.
     """
     from prefork.cli import ctl
 

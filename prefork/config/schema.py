@@ -43,7 +43,6 @@ POOL_NAME = r"[A-Za-z0-9_-]{1,64}"
 KINDS = ("handler", "wsgi", "task", "command")
 # Those whose requests, if they have any, prefork does not see.
 UNSEEN = ("task", "command")
-# The signals by which programs are told to leave, as kill(1) names them.
 # What proxies say about a client, in the order of the README. The first two are what nearly every proxy sets.
 CLIENT_FIELDS = (
     "x-forwarded-for",
@@ -52,6 +51,7 @@ CLIENT_FIELDS = (
     "x-forwarded-prefix",
     "forwarded",
 )
+# The signals by which programs are told to leave, as kill(1) names them.
 STOP_SIGNALS = ("TERM", "QUIT", "INT", "HUP", "USR1", "USR2", "WINCH")
 
 
@@ -222,8 +222,8 @@ class Master(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         option(
             Unit.PATH,
-            "where workers run, and first on their sys.path; relative paths start here",
-            otherwise="they run where the command was started; this file's folder and that one are first",
+            "working directory of the workers, and first on their sys.path; relative paths start here",
+            otherwise="workers run in the folder where the server was started; sys.path begins with this file's folder, then that one",
             example='"."',
         ),
     ] = None
@@ -231,26 +231,29 @@ class Master(msgspec.Struct, frozen=True, kw_only=True):
         str,
         option(
             Unit.PATH,
-            "the socket that prefork status, reload, stop … talk to",
+            "control socket, used by prefork status, reload, stop …",
             otherwise="NAME-HASH.sock in /run/prefork for root, in /tmp/prefork-UID for others",
             example='"run/shop.sock"',
         ),
     ]
     pid_file: Annotated[
         str | None,
-        option(Unit.PATH, "a file that holds the master's pid", otherwise="none", example='"run/shop.pid"'),
+        option(Unit.PATH, "file with the master's pid", otherwise="none", example='"run/shop.pid"'),
     ] = None
     user: Annotated[
         str | None,
         option(
-            Unit.ACCOUNT, "whom workers run as (needs root)", otherwise="the master's user", example='"www"'
+            Unit.ACCOUNT,
+            "user that workers run as (requires root)",
+            otherwise="the master's user",
+            example='"www"',
         ),
     ] = None
     group: Annotated[
         str | None,
         option(
             Unit.ACCOUNT,
-            "the group workers run as (needs root)",
+            "group that workers run as (requires root)",
             otherwise="the user's group",
             example='"www"',
         ),
@@ -259,7 +262,7 @@ class Master(msgspec.Struct, frozen=True, kw_only=True):
         int | None,
         option(
             Unit.MODE,
-            "permissions that files made by workers lack",
+            "umask of the workers",
             otherwise="as inherited",
             example='"0027"',
             ge=0,
@@ -272,15 +275,15 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     """What is logged, and where to."""
 
     level: Annotated[
-        Literal["debug", "info", "warning", "error"], option(Unit.CHOICE, "the least that is logged")
+        Literal["debug", "info", "warning", "error"], option(Unit.CHOICE, "minimum level that is logged")
     ] = "info"
-    format: Annotated[Literal["text", "json"], option(Unit.CHOICE, "lines for people, or JSON")] = "text"
-    file: Annotated[str, option(Unit.PATH, 'a path, reopened on SIGUSR1, or "-": stderr')] = "-"
+    format: Annotated[Literal["text", "json"], option(Unit.CHOICE, "text or json")] = "text"
+    file: Annotated[str, option(Unit.PATH, '"-": stderr, or a path, reopened on SIGUSR1')] = "-"
     access: Annotated[
         str,
         option(
             Unit.PATH,
-            'a line for each request of wsgi pools: "off", "-": stdout, or a path, reopened on SIGUSR1',
+            'one line per request of wsgi pools: "off", "-": stdout, or a path, reopened on SIGUSR1',
         ),
     ] = OFF
     access_format: Annotated[
@@ -295,7 +298,7 @@ class Hooks(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         option(
             Unit.MODULE,
-            "its functions before_fork, after_fork, ready, drain, exit, ended are called",
+            "module whose functions before_fork, after_fork, ready, drain, exit and ended are called",
             otherwise="none",
             example='"shop.hooks"',
         ),
@@ -309,7 +312,7 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         option(
             Unit.PATHS,
-            "certificate and chain in PEM; of a list, the one with the name that a client asks for",
+            "certificate and chain in PEM; of a list, the one for the name the client asks for",
             example='"cert.pem"',
         ),
     ]
@@ -317,7 +320,7 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         option(
             Unit.PATHS,
-            "the certificate's private key, in PEM; for a list, a list",
+            "private key in PEM; a list if certificate is one",
             otherwise="in the certificate's file",
             example='"key.pem"',
         ),
@@ -326,8 +329,8 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         option(
             Unit.PATH,
-            "authorities in PEM: clients must show a certificate of one of them",
-            otherwise="clients need none",
+            "CA certificates in PEM: clients must present a certificate issued by one of them",
+            otherwise="clients need no certificate",
             example='"ca.pem"',
         ),
     ] = None
@@ -348,7 +351,9 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
         Address,
         option(Unit.ADDRESS, "IP:PORT, [IPv6]:PORT, unix:PATH or fd:NAME", example='"unix:run/web.sock"'),
     ]
-    backlog: Annotated[int, option(Unit.COUNT, "clients that may wait to be accepted", ge=1, le=65535)] = 2048
+    backlog: Annotated[
+        int, option(Unit.COUNT, "length of the queue of clients waiting to be accepted", ge=1, le=65535)
+    ] = 2048
     mode: Annotated[
         int | None,
         option(
@@ -372,7 +377,7 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         option(
             Unit.FLAG,
-            "each connection begins with a PROXY header, version 1 or 2; false: none does",
+            "every connection must begin with a PROXY header, version 1 or 2",
             foreign="command",
         ),
     ] = False
@@ -380,7 +385,7 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...] | None,
         option(
             Unit.NETWORKS,
-            "peers whose trusted_fields are believed here",
+            "peers whose trusted_fields are used, for this listener",
             otherwise="as [pool.NAME.http] says",
             example='["10.0.0.0/8"]',
             kind="wsgi",
@@ -402,24 +407,28 @@ class Http(msgspec.Struct, frozen=True, kw_only=True):
     """What an HTTP request may be at most, and what is believed of it."""
 
     max_request_line: Annotated[
-        int, option(Unit.SIZE, "longest request line; beyond it the answer is 414", ge=64, le=65536)
+        int, option(Unit.SIZE, "maximum length of the request line; beyond it 414", ge=64, le=65536)
     ] = 8190
-    max_headers: Annotated[int, option(Unit.COUNT, "most header fields; beyond it 431", ge=1, le=10000)] = 100
+    max_headers: Annotated[
+        int, option(Unit.COUNT, "maximum number of headers; beyond it 431", ge=1, le=10000)
+    ] = 100
     max_header_size: Annotated[
         int,
         option(
             Unit.SIZE,
-            "longest header field; all trailers and chunk extensions of a body; beyond it 431",
+            "maximum length of a header; of all trailers and chunk extensions of a body; beyond it 431",
             ge=64,
             le=2**20,
         ),
     ] = 8190
-    max_body: Annotated[int, option(Unit.SIZE, "largest body; beyond it 413", ge=0, le=2**50)] = GIB
+    max_body: Annotated[
+        int, option(Unit.SIZE, "maximum size of a request body; beyond it 413", ge=0, le=2**50)
+    ] = GIB
     trusted: Annotated[
         tuple[str, ...],
         option(
             Unit.NETWORKS,
-            'peers whose trusted_fields are believed: addresses, networks, "unix"',
+            'peers whose trusted_fields are used: addresses, networks, "unix"',
             example='["10.0.0.0/8"]',
         ),
     ] = ("127.0.0.1", "::1", "unix")
@@ -427,17 +436,15 @@ class Http(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         option(
             Unit.FIELDS,
-            f"what those peers set or remove; also {', '.join(CLIENT_FIELDS[2:])}",
+            f"headers those peers set or strip; also {', '.join(CLIENT_FIELDS[2:])}",
             example='["forwarded"]',
         ),
     ] = CLIENT_FIELDS[:2]
     root_path: Annotated[
         str,
-        option(Unit.ROOT_PATH, 'the path that the application is mounted at, as in "/shop": its SCRIPT_NAME'),
+        option(Unit.ROOT_PATH, 'path where the application is mounted, such as "/shop": its SCRIPT_NAME'),
     ] = ""
-    server_header: Annotated[bool, option(Unit.FLAG, "whether answers have the header Server: prefork")] = (
-        True
-    )
+    server_header: Annotated[bool, option(Unit.FLAG, "send the header Server: prefork")] = True
 
 
 def limit(description: str, *, example: str, is_size: bool = False) -> Meta:
@@ -457,30 +464,30 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, rename={"as_": "as"}):
     data: Annotated[
         int | None, limit("data segment: heap and private memory", example='"2GiB"', is_size=True)
     ] = None
-    fsize: Annotated[int | None, limit("largest file that it may write", example='"1GiB"', is_size=True)] = (
-        None
-    )
+    fsize: Annotated[
+        int | None, limit("largest file that a worker may write", example='"1GiB"', is_size=True)
+    ] = None
     memlock: Annotated[int | None, limit("memory locked into RAM", example='"8MiB"', is_size=True)] = None
     msgqueue: Annotated[
-        int | None, limit("POSIX message queues of its user", example='"1MiB"', is_size=True)
+        int | None, limit("POSIX message queues of the user", example='"1MiB"', is_size=True)
     ] = None
     nofile: Annotated[
         int | None,
         option(
             Unit.LIMIT,
-            "descriptors above every open one",
-            otherwise="raised, as far as permitted, to what max_connections need",
+            "number of open descriptors",
+            otherwise="raised as far as permitted, to what max_connections needs",
             example="4096",
         ),
     ] = None
-    nproc: Annotated[int | None, limit("processes and threads of its user", example="512")] = None
+    nproc: Annotated[int | None, limit("processes and threads of the user", example="512")] = None
     rtprio: Annotated[int | None, limit("highest real-time priority", example="0")] = None
     rttime: Annotated[
-        int | None, limit("microseconds in a row under real-time scheduling", example="200000")
+        int | None, limit("microseconds without a blocking call under real-time scheduling", example="200000")
     ] = None
-    sigpending: Annotated[int | None, limit("queued signals of its user", example="1024")] = None
+    sigpending: Annotated[int | None, limit("queued signals of the user", example="1024")] = None
     stack: Annotated[
-        int | None, limit("stack of the main thread, and of new threads", example='"8MiB"', is_size=True)
+        int | None, limit("stack of the main thread and of new threads", example='"8MiB"', is_size=True)
     ] = None
 
 
@@ -489,27 +496,32 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
 
     min: Annotated[
         int,
-        option(Unit.COUNT, "the fewest workers; 0: none until a client comes", ge=0, le=MAX_WORKERS),
+        option(
+            Unit.COUNT,
+            "minimum number of workers; 0: the first client starts the first worker",
+            ge=0,
+            le=MAX_WORKERS,
+        ),
     ] = 1
     max: Annotated[
         int,
         option(
             Unit.WORKERS,
-            'the most workers; "auto": as many as there are usable CPUs',
+            'maximum number of workers; "auto": one per usable CPU',
             example="4",
             ge=1,
             le=MAX_WORKERS,
         ),
     ]
     spare: Annotated[
-        int, option(Unit.COUNT, "idle workers kept ready beside the busy ones", ge=0, le=MAX_WORKERS)
+        int, option(Unit.COUNT, "idle workers kept ready in addition to the busy ones", ge=0, le=MAX_WORKERS)
     ] = 1
-    idle_for: Annotated[float, clock("before a worker that is too many is retired; one at a time")] = 60.0
+    idle_for: Annotated[float, clock("a surplus worker is retired after this long, one at a time")] = 60.0
     max_memory: Annotated[
         int,
         option(
             Unit.SIZE,
-            "no more workers than fit into this, by their resident size; 0: no limit",
+            "no more workers than fit into this by resident size; 0: no limit",
             ge=0,
             le=2**50,
         ),
@@ -562,7 +574,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         tuple[Listen, ...],
         option(
             Unit.LISTENERS,
-            "where clients come in: addresses, or tables { address, backlog, mode, owner, group, … }",
+            "addresses, or tables { address, backlog, mode, owner, group, … }",
             example='["127.0.0.1:8000"]',
             foreign="task",
         ),
@@ -579,7 +591,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         option(
             Unit.APPLICATION,
-            'a WSGI application (PEP 3333), or a call that returns one: "shop.web:create_app()"',
+            'WSGI application (PEP 3333), or a call that returns one: "shop.web:create_app()"',
             example='"shop.web:app"',
         ),
     ] = None
@@ -595,7 +607,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...] | None,
         option(
             Unit.COMMAND,
-            "a program that stays in the foreground; it gets the listeners by LISTEN_FDS",
+            "program that stays in the foreground; it receives the listeners through LISTEN_FDS",
             example='["node", "assets.js"]',
         ),
     ] = None
@@ -603,7 +615,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         int,
         option(
             Unit.WORKERS,
-            'processes; "auto": as many as there are usable CPUs',
+            'number of worker processes; "auto": one per usable CPU',
             example="4",
             ge=1,
             le=MAX_WORKERS,
@@ -613,7 +625,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         int,
         option(
             Unit.COUNT,
-            "requests that one worker runs at once, each in a thread",
+            "requests (or connections) that a worker handles at the same time, each in a thread",
             foreign="task command",
             ge=1,
             le=256,
@@ -631,59 +643,78 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         Literal["start-first", "stop-first"],
         option(
             Unit.CHOICE,
-            'or "stop-first", for what may exist only once: each starts when the one before has ended',
+            'or "stop-first", for work that must not run twice: the old worker ends first',
             foreign="handler wsgi",
         ),
     ] = "start-first"
     restart: Annotated[
         Literal["always", "on-failure", "never", "once"],
-        option(Unit.CHOICE, '"on-failure", "never", or "once": must end with 0 before the other pools start'),
+        option(
+            Unit.CHOICE,
+            '"on-failure", "never", or "once": must exit with 0 before other pools start',
+        ),
     ] = "always"
     after: Annotated[
         tuple[str, ...],
         option(
             Unit.POOLS,
-            "pools that must be ready, or done, before this one starts",
+            "pools that must be ready, or finished, before this one starts",
             example='["echo"]',
         ),
     ] = ()
     essential: Annotated[
-        bool, option(Unit.FLAG, "when this pool ends for good, the server drains and exits with its code")
+        bool,
+        option(
+            Unit.FLAG,
+            "the server shuts down with this pool's exit code once all of its workers have finished",
+        ),
     ] = False
-    boot_timeout: Annotated[float, clock("a worker's start, until it is ready")] = 60.0
+    boot_timeout: Annotated[float, clock("longest time until a new worker is ready")] = 60.0
     stall_timeout: Annotated[
         float,
-        optional_clock("an event loop that no longer turns, or a task without a beat(); 0: never", "command"),
+        optional_clock(
+            "longest time an event loop may be blocked, or a task may go without beat(); 0: no limit",
+            "command",
+        ),
     ] = 30.0
     request_timeout: Annotated[
         float,
         optional_clock(
-            "one request, or a stream's next piece: stack logged, worker replaced; 0: never",
+            "longest request, or pause in a stream: stack logged, worker replaced; 0: no limit",
             "task command",
         ),
     ] = 30.0
-    graceful_timeout: Annotated[float, clock("a drain: finishing what is in flight before leaving")] = 30.0
+    graceful_timeout: Annotated[
+        float, clock("longest time a stopping worker may take to finish its requests")
+    ] = 30.0
     drain_delay: Annotated[
-        float, optional_clock("after TERM go on accepting this long, so that balancers can look away", "task")
+        float,
+        optional_clock(
+            "keep accepting for this long after TERM, so that load balancers can take the server out", "task"
+        ),
     ] = 0.0
-    keepalive_timeout: Annotated[float, clock("an idle connection is kept this long", "wsgi")] = 75.0
-    read_timeout: Annotated[float, clock("a request's head, and each pause within its body", "wsgi")] = 10.0
+    keepalive_timeout: Annotated[float, clock("longest time an idle connection is kept", "wsgi")] = 75.0
+    read_timeout: Annotated[
+        float, clock("longest time for a request's head, and for each pause within its body", "wsgi")
+    ] = 10.0
     min_rate: Annotated[
         int,
         option(
             Unit.COUNT,
-            "bytes per second of a body, on average after read_timeout; below it 408; 0: no limit",
+            "minimum bytes per second of a body, on average after read_timeout; below it 408; 0: none",
             kind="wsgi",
             ge=0,
             le=1_000_000_000,
         ),
     ] = 500
-    write_timeout: Annotated[float, clock("a client that takes none of the answer", "wsgi")] = 30.0
+    write_timeout: Annotated[
+        float, clock("longest time a client may accept no data of the response", "wsgi")
+    ] = 30.0
     max_stream_time: Annotated[
         float,
         option(
             Unit.DURATION,
-            "a response that is yielded in pieces is cut after this long; 0: never",
+            "longest streamed response; then it is cut off; 0: no limit",
             kind="wsgi",
             ge=0.0,
             le=YEAR,
@@ -703,7 +734,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         int,
         option(
             Unit.COUNT,
-            "a worker is replaced once it has served so many; 0: never",
+            "replace a worker after this many requests (or connections); 0: never",
             foreign="task command",
             ge=0,
             le=1_000_000_000,
@@ -713,7 +744,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         Share,
         option(
             Unit.SHARE,
-            "lengthens max_requests and max_age of each worker by up to so many, or such a share",
+            "random addition to max_requests and max_age of each worker, at most this number or share",
             ge=0,
             le=1_000_000_000,
         ),
@@ -722,17 +753,17 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         int,
         option(
             Unit.SIZE,
-            "a worker is replaced that has more, three times in a row, shared memory of preload aside",
+            "replace a worker larger than this in three checks in a row, preloaded memory aside",
             ge=0,
             le=2**50,
         ),
     ] = 0
-    max_age: Annotated[float, optional_clock("a worker is replaced after so long; 0: never")] = 0.0
+    max_age: Annotated[float, optional_clock("replace a worker after this long; 0: never")] = 0.0
     surge: Annotated[
         Share,
         option(
             Unit.SHARE,
-            "workers beyond the wanted number during a rollout: a number, or a share of it",
+            "additional workers during a rollout: a number, or a share of the pool's workers",
             ge=1,
             le=MAX_WORKERS,
         ),
@@ -741,7 +772,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         Readiness,
         option(
             Unit.READINESS,
-            'alive for a second; { seconds = 3 }; { port = 9000 }: it accepts; "notify": by READY=1',
+            'after one second; { seconds = 3 }; { port = 9000 }: it accepts; "notify": READY=1',
             kind="command",
         ),
     ] = Readiness()
@@ -749,13 +780,15 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         Literal["always", "if-changed"],
         option(
             Unit.CHOICE,
-            'or "if-changed": a reload keeps its workers while settings and release are the same',
+            'or "if-changed": a reload keeps the workers if settings and release are unchanged',
             kind="command",
         ),
     ] = "always"
     stop_signal: Annotated[
         str,
-        option(Unit.SIGNAL, f"what tells it to finish and leave: {', '.join(STOP_SIGNALS)}", kind="command"),
+        option(
+            Unit.SIGNAL, f"signal that makes it finish and exit: {', '.join(STOP_SIGNALS)}", kind="command"
+        ),
     ] = "TERM"
     env: Annotated[
         dict[str, str],
@@ -764,14 +797,17 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     user: Annotated[
         str | None,
         option(
-            Unit.ACCOUNT, "whom its workers run as (needs root)", otherwise="master.user", example='"mail"'
+            Unit.ACCOUNT,
+            "user that its workers run as (requires root)",
+            otherwise="master.user",
+            example='"mail"',
         ),
     ] = None
     group: Annotated[
         str | None,
         option(
             Unit.ACCOUNT,
-            "the group they run as (needs root)",
+            "group that its workers run as (requires root)",
             otherwise="the user's group if user is given, else master.group",
             example='"mail"',
         ),
@@ -780,7 +816,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         int | None,
         option(
             Unit.MODE,
-            "permissions that files made by them lack",
+            "umask of its workers",
             otherwise="master.umask",
             example='"0027"',
             ge=0,
@@ -791,7 +827,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         option(
             Unit.PATH,
-            "where they run; first on their sys.path, before the master's",
+            "working directory of its workers, and first on their sys.path",
             otherwise="master.directory",
             example='"mail"',
         ),
@@ -800,7 +836,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         option(
             Unit.PATHS,
-            "further folders that modules are imported from, instead of PYTHONPATH in env",
+            "additional folders to import modules from; use it instead of PYTHONPATH in env",
             otherwise="none",
             example='["lib"]',
             foreign="command",
@@ -810,7 +846,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         int | None,
         option(
             Unit.COUNT,
-            "the kernel's preference: from -20, most (needs root), to 19",
+            "scheduling priority, from -20 (highest, requires root) to 19",
             otherwise="as inherited",
             example="5",
             ge=-20,
@@ -819,31 +855,31 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     cpu_affinity: Annotated[
         tuple[int, ...],
-        option(Unit.CPUS, 'the only CPUs that they run on: a list, or text like "0-3,6"', example="[0, 1]"),
+        option(Unit.CPUS, 'CPUs that its workers may run on: a list, or text like "0-3,6"', example="[0, 1]"),
     ] = ()
     no_new_privs: Annotated[
         bool,
-        option(Unit.FLAG, "programs that they start gain no rights, whatever their files say (prctl(2))"),
+        option(Unit.FLAG, "workers cannot gain privileges through setuid or file capabilities (prctl(2))"),
     ] = False
     reload_on_change: Annotated[
         tuple[str, ...],
         option(
             Unit.PATTERNS,
-            "for development: reload when such files change; needs prefork[watch]",
+            "for development: reload when such a file changes; requires prefork[watch]",
             example='["src/**/*.py"]',
         ),
     ] = ()
     limits: Annotated[
-        Limits, option(Unit.TABLE, "what each may use at most, by the names of setrlimit(2)")
+        Limits, option(Unit.TABLE, "resource limits of each worker, by the names of setrlimit(2)")
     ] = Limits()
     http: Annotated[
-        Http, option(Unit.TABLE, "what a request may be at most, and what is believed of it", kind="wsgi")
+        Http, option(Unit.TABLE, "limits of a request, and what is used from proxies", kind="wsgi")
     ] = Http()
     tls: Annotated[
         Tls | None,
         option(
             Unit.TABLE,
-            "TLS at the pool's listeners that have none of their own",
+            "TLS for all listeners without a tls table of their own",
             otherwise="none",
             foreign="task command",
         ),
@@ -853,7 +889,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         Scale | None,
         option(
             Unit.TABLE,
-            "between min and max by load, instead of workers",
+            "number of workers by load, instead of workers",
             otherwise="none",
             foreign="task command",
         ),

@@ -26,26 +26,26 @@ COLUMN = 42
 
 SERVER_TOML = """\
 # prefork's configuration. Run it from this folder:     prefork run server.toml
-# Check it, and that the application loads:             prefork check server.toml
+# Check it and load the application:                    prefork check server.toml
 # While it runs:    prefork status server.toml          prefork reload server.toml (or a HUP)
 # All keys:         prefork schema
 
 [master]
-control = "run/server.sock"       # where status, reload and stop find the server
+control = "run/server.sock"       # control socket, used by status, reload and stop
 
 [log]
 level = "info"                    # debug, info, warning, error
 
-[pool.web]                        # a pool: equal workers that share their listeners
+[pool.web]                        # a pool: identical workers that share their listeners
 listen = ["127.0.0.1:8000"]       # also "[::1]:8000", "0.0.0.0:80", "unix:run/web.sock"
 wsgi = "app:application"          # module:attribute, found in this folder
-workers = 2                       # a number, or "auto": as many as there are usable CPUs
-threads = 1                       # requests that one worker runs at once
-request_timeout = 30              # a request that takes longer ends with its worker; 0: never
+workers = 2                       # a number, or "auto": one per usable CPU
+threads = 1                       # requests that a worker handles at the same time
+request_timeout = 30              # then its stack is logged and the worker replaced; 0: no limit
 """
 
 APP_PY = '''\
-"""A WSGI application (PEP 3333): replace it by your own, Django's, Flask's …"""
+"""A WSGI application (PEP 3333): replace it with your own, Django's, Flask's …"""
 
 
 def application(environ, start_response):
@@ -56,12 +56,12 @@ def application(environ, start_response):
 '''
 
 FULL_HEAD = """\
-# Every key, with its default and what it means; a key that has no default is shown as an example in a comment.
-# Generated from prefork/config/schema.py: tests/unit/config/test_starter.py says how.
+# Every key with its default and its documentation; a key without a default is a comment with an example.
+# Generated from prefork/config/schema.py: see tests/unit/config/test_starter.py.
 #
 # Durations are seconds, or text like "1m30s" or "500ms". Sizes are bytes, or text like "64KiB" or "1GiB".
-# Relative paths start at this file's folder, or at master.directory. Every value can also be set by the environment, as in
-# PREFORK_POOL__WEB__WORKERS=8, and, stronger, by the command line, as in --set pool.web.workers=8.
+# Relative paths start at this file's folder, or at master.directory if it is set. Environment variables
+# (PREFORK_POOL__WEB__WORKERS=8) override the file, and the command line (--set pool.web.workers=8) overrides both.
 """
 
 
@@ -78,7 +78,7 @@ def full_toml() -> str:
         *_table("[log]", Log),
         *_fields(),
         *_table("[hooks]", Hooks),
-        "# Any number of pools, each with a name of letters, digits, - and _; exactly one of handler, wsgi, task, command.",
+        "# Any number of pools, named with letters, digits, - and _. Each has exactly one of handler, wsgi, task and command.",
         *_table("[pool.web]", Pool, web, "wsgi"),
         *_table("[pool.web.limits]", Limits),
         *_table("[pool.web.http]", Http),
@@ -86,9 +86,9 @@ def full_toml() -> str:
         "[pool.echo]",
         'handler = "prefork.examples.echo:handle"',
         "",
-        "# A listener as a table of its own says more than an address in the list does.",
+        "# A listener can also be a table, with options of its own.",
         *_table("[[pool.echo.listen]]", Listen, {"address": '"unix:run/echo.sock"'}),
-        "# Instead of a fixed number of workers.",
+        "# Number of workers by load, instead of workers = N.",
         *_table("[pool.echo.scale]", Scale, {"max": "4"}),
         "[pool.ticker]",
         'task = "prefork.examples.ticker:run"',
@@ -125,9 +125,10 @@ def _only_for(kind: str, other: str) -> Iterator[Option]:
 
 def _fields() -> Iterator[str]:
     """Yield what a template for the access log may show."""
-    yield f"# A template is such as '{TEMPLATES['common']}', which is common; {{{{ and }}}} are braces."
-    yield "# Whatever a client sends, no value contains what ends it: quotes, backslashes, what the template puts behind"
-    yield "# the value, and all that is not printable ASCII appear as \\xHH, a byte each. A value that is missing is -."
+    yield f"# An example of a template is '{TEMPLATES['common']}' (common); {{{{ and }}}} are literal braces."
+    yield "# Lines can always be parsed, whatever a client sends: inside a value, quotes, backslashes, the character that"
+    yield "# follows the field in the template, and anything but printable ASCII are escaped as \\xHH, byte by byte."
+    yield "# A missing value is -."
     for name, text in FIELDS.items():
         yield f"#   {f'{{{name}}}':<16} {text}"
     yield ""

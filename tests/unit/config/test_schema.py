@@ -80,5 +80,5 @@ def test_the_schema_tells_types_ranges_defaults_and_documentation():
     assert pool["boot_timeout"]["anyOf"][0] == {"type": "number", "exclusiveMinimum": 0, "maximum": 31622400}
     assert pool["surge"]["default"] == "25%"
     assert pool["http"]["properties"]["max_body"]["default"] == "1GiB"
-    assert pool["wsgi"]["description"].startswith("a WSGI application (PEP 3333)")
+    assert pool["wsgi"]["description"].startswith("WSGI application (PEP 3333)")
     assert "default" not in pool["wsgi"]
