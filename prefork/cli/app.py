@@ -251,7 +251,8 @@ def signal_programs(target: str, pool: str, name: str, settings: Settings) -> No
 def stop(target: str, now: bool, settings: Settings) -> None:
     """Finish all requests and stop the server.
 
-    Returns once the server has ended."""
+    Returns once the server has ended.
+    """
     from prefork.cli import ctl
 
     _say(ctl.stop(target, settings, now, _say))
