@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from tests.faulty import pool
-from tests.harness import PATIENCE, Server, fetch, wait_until
+from tests.harness import PATIENCE, Server, read_to_end, wait_until
 
 KINDS = {
     "wsgi": {"handler": "web:app", "kind": "wsgi"},
@@ -21,6 +21,19 @@ KINDS = {
 }
 
 
+def connect(address: tuple[str, int], kind: str) -> socket.socket:
+    """Return a client of a kind of worker; a socket handler here reads nothing, so its client must not say anything."""
+    client = socket.create_connection(address, timeout=PATIENCE)
+    if kind.startswith("wsgi"):
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    return client
+
+
+def ask(address: tuple[str, int], kind: str) -> bytes:
+    with connect(address, kind) as client:
+        return read_to_end(client)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_lonely_client_is_answered_while_workers_are_recycled(start, repetitions, kind, workers):
@@ -28,7 +41,7 @@ def test_a_lonely_client_is_answered_while_workers_are_recycled(start, repetitio
     server.wait_ready(workers)
     births = repetitions(2000, 20)
     while len([line for line in server.lines if "ready in" in line]) < births:
-        fetch(server.address())
+        assert ask(server.address(), kind)
 
 
 @pytest.mark.parametrize("kind", ["wsgi", "socket handler in threads"])
@@ -40,8 +53,7 @@ def test_a_lonely_client_is_answered_after_a_worker_was_killed(start, repetition
     for _ in range(repetitions(100, 2)):
         halted = wait_until(lambda gone=halted: _one_of_two(server, gone), "both are ready")
         os.kill(halted, signal.SIGSTOP)
-        with socket.create_connection(address, timeout=PATIENCE) as client:
-            client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        with connect(address, kind) as client:
             os.kill(halted, signal.SIGKILL)
             assert client.recv(4096)
 
